@@ -1,0 +1,160 @@
+"""Shapes and element types of every tensor: inferred where possible, asked of a sample where not.
+
+onnx's shape inference runs on a skeleton without weights, so its cost depends on nodes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from onnxslim.errors import ModelError
+from onnxslim.ir import Graph, Model, Tensor, Variable, is_standard
+from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig, with_outputs
+
+Shape = tuple[int, ...]
+Dims = tuple[int | str | None, ...]
+
+
+def infer_shapes(model: Model) -> int:
+    """Fill in the element type and shape of every computed tensor that inference can tell.
+
+    What is known already and not contradicted stays; declared shapes of inputs and outputs are never changed,
+    only completed. An operator that inference does not know leaves its outputs unknown.
+
+    Returns:
+        The number of tensors about which something was learned.
+    """
+    known = _infer(model.skeleton())
+    learned = 0
+    for graph in model.graphs():
+        for tensor in _computed(graph):
+            dtype, dims = known.get(tensor.name, (None, None))
+            learned += _learn(tensor, dtype, dims)
+    return learned
+
+
+def forget_shapes(model: Model) -> None:
+    """Drop the shapes of intermediate tensors, after an edit that changed them; inference finds them again."""
+    for graph in model.graphs():
+        kept = {id(tensor) for tensor in (*graph.inputs, *graph.outputs)}
+        for node in graph.nodes:
+            for tensor in node.outputs:
+                if isinstance(tensor, Variable) and id(tensor) not in kept and is_standard(node):
+                    tensor.shape = None
+
+
+def concrete_shapes(model: Model, feed: Mapping[str, npt.NDArray[Any]] | None = None) -> dict[str, Shape]:
+    """Return the fixed shape of every computed tensor: at the feed's shapes, otherwise at batch 1.
+
+    Tensors whose shape depends on values are asked of onnxruntime, when a feed is given; without one they are
+    absent.
+
+    Raises:
+        ModelError: an input has a dynamic dimension other than the batch and there is no feed to fix it.
+    """
+    proto = model.skeleton()
+    for value in proto.graph.input:
+        _fix_input(value, None if feed is None else feed.get(value.name))
+    known = {name: dims for name, (_, dims) in _infer(proto).items() if dims is not None}
+    shapes = {name: tuple(d for d in dims if isinstance(d, int)) for name, dims in known.items() if _is_fixed(dims)}
+    names = [t.name for t in _computed(model.graph) if t.name and t.name not in shapes]
+    if feed is not None and names:
+        shapes.update(_observe(model, feed, names))
+    return shapes
+
+
+def _is_fixed(dims: Dims) -> bool:
+    return all(isinstance(dim, int) for dim in dims)
+
+
+def _computed(graph: Graph) -> Iterator[Tensor]:
+    yield from (tensor for tensor in graph.inputs if isinstance(tensor, Variable))
+    for node in graph.nodes:
+        yield from (tensor for tensor in node.outputs if isinstance(tensor, Variable) and tensor.name)
+
+
+def _infer(proto: onnx.ModelProto) -> dict[str, tuple[int | None, Dims | None]]:
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        inferred = proto  # contradictory or unknown operators: what the file declares is all there is
+    found: dict[str, tuple[int | None, Dims | None]] = {}
+    stack = [inferred.graph]
+    while stack:
+        graph = stack.pop()
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.type.HasField("tensor_type"):
+                found[value.name] = (value.type.tensor_type.elem_type or None, _dims(value.type.tensor_type))
+        stack.extend(a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+    return found
+
+
+def _dims(tensor_type: onnx.TypeProto.Tensor) -> Dims | None:
+    if not tensor_type.HasField("shape"):
+        return None
+    return tuple(_dim(dim) for dim in tensor_type.shape.dim)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    if dim.dim_param and not dim.dim_param.startswith("unk__"):  # onnx's own placeholder for "no idea"
+        return dim.dim_param
+    return None
+
+
+def _learn(tensor: Tensor, dtype: int | None, dims: Dims | None) -> bool:
+    learned = False
+    if tensor.dtype is None and dtype is not None:
+        tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+        learned = True
+    if dims is None:
+        return learned
+    merged = dims if tensor.shape is None else _merge(tuple(tensor.shape), dims)
+    if merged is None or (tensor.shape is not None and merged == tuple(tensor.shape)):
+        return learned
+    tensor.shape = list(merged)
+    return True
+
+
+def _merge(old: Dims, new: Dims) -> Dims | None:
+    """Complete ``old`` by ``new``; None where they contradict each other."""
+    if len(old) != len(new):
+        return None
+    pairs = tuple(zip(old, new, strict=True))
+    if any(isinstance(mine, int) and isinstance(other, int) and mine != other for mine, other in pairs):
+        return None
+    return tuple(other if isinstance(other, int) or mine is None else mine for mine, other in pairs)
+
+
+def _fix_input(value: onnx.ValueInfoProto, array: npt.NDArray[Any] | None) -> None:
+    dims = value.type.tensor_type.shape.dim
+    if array is not None:
+        del dims[:]
+        for size in np.shape(array):
+            dims.add(dim_value=size)
+        return
+    for axis, dim in enumerate(dims):
+        if dim.HasField("dim_value"):
+            continue
+        if axis > 0:
+            raise ModelError(
+                f"input {value.name!r} has a dynamic dimension at axis {axis}: "
+                f"give samples with --data, or fix it with --shape {value.name}=..."
+            )
+        dim.dim_value = 1
+
+
+def _observe(model: Model, feed: Mapping[str, npt.NDArray[Any]], names: list[str]) -> dict[str, Shape]:
+    """Run the model once and look at the tensors that inference could not tell."""
+    try:
+        session = Session(with_outputs(model.proto(), names), SessionConfig(level=Level.NONE))
+        values = session.run(dict(feed), names)
+    except RuntimeRefusal:
+        return {}
+    return {name: tuple(value.shape) for name, value in values.items() if isinstance(value, np.ndarray)}

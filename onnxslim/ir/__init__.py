@@ -1,0 +1,45 @@
+"""The model in memory: loading, saving, looking things up, and the one door to changing it.
+
+The only room that imports onnx-graphsurgeon. Others say ``Node`` and ``Constant`` and mean GraphSurgeon's.
+"""
+
+from __future__ import annotations
+
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
+
+from onnxslim.ir.lookup import (
+    array_of,
+    attribute,
+    constant_bytes,
+    consumers,
+    dims_of,
+    graph_nodes,
+    is_standard,
+    numpy_dtype,
+    only_consumer,
+    producer,
+)
+from onnxslim.ir.model import Model, TensorSpec
+from onnxslim.ir.rewriter import Mismatch, Rewriter
+
+__all__ = [
+    "Constant",
+    "Graph",
+    "Mismatch",
+    "Model",
+    "Node",
+    "Rewriter",
+    "Tensor",
+    "TensorSpec",
+    "Variable",
+    "array_of",
+    "attribute",
+    "constant_bytes",
+    "consumers",
+    "dims_of",
+    "graph_nodes",
+    "is_standard",
+    "numpy_dtype",
+    "only_consumer",
+    "producer",
+]

@@ -1,0 +1,193 @@
+"""What GraphSurgeon does not carry, noted at import and put back at export.
+
+GraphSurgeon keeps nodes, tensors and weights. It loses: doc strings and metadata of nodes and values, attributes of
+rare types, types of sequences and optionals, quantization annotations, inputs that are also initializers, and it
+copies outer weights into every subgraph that captures them. :class:`Notes` holds those things by tensor name, the
+anchor of everything in this project, so they survive copies and follow nodes that passes leave alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import onnx
+from onnx_graphsurgeon import Constant, Graph, Variable
+
+_CARRIED = {
+    onnx.AttributeProto.FLOAT,
+    onnx.AttributeProto.INT,
+    onnx.AttributeProto.STRING,
+    onnx.AttributeProto.TENSOR,
+    onnx.AttributeProto.GRAPH,
+    onnx.AttributeProto.FLOATS,
+    onnx.AttributeProto.INTS,
+    onnx.AttributeProto.STRINGS,
+}
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Everything of one model that its GraphSurgeon graph does not hold."""
+
+    nodes: dict[tuple[str, str], onnx.NodeProto] = field(default_factory=dict)
+    """By operator and first output: doc string, metadata, overload and attributes of rare types."""
+    values: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
+    """By name: the declared type of every input, output and intermediate value."""
+    shell: onnx.GraphProto = field(default_factory=onnx.GraphProto)
+    """The graph's own metadata and quantization annotations, without nodes or weights."""
+    input_order: tuple[str, ...] = ()
+    defaults: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    """Initializers that the caller may override (inputs since IR version 4): plain inputs to every pass."""
+    weight_inputs: frozenset[str] = frozenset()
+    """Initializers that are inputs only because IR version 3 demands it."""
+    outer_weights: frozenset[str] = frozenset()
+
+
+def take_notes(model: onnx.ModelProto) -> Notes:
+    """Note what GraphSurgeon will lose of ``model``, and turn overridable initializers into plain inputs.
+
+    Changes ``model.graph`` (it drops those initializers and the rare attributes); call it on a copy.
+    """
+    graph = model.graph
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    inputs = [value.name for value in graph.input]
+    both = [name for name in inputs if name in initializers]
+    notes = Notes(
+        shell=_shell(graph),
+        input_order=tuple(inputs),
+        weight_inputs=frozenset(both) if model.ir_version < 4 else frozenset(),
+        outer_weights=frozenset(initializers),
+    )
+    if model.ir_version >= 4 and both:
+        for name in both:
+            kept = onnx.TensorProto()
+            kept.CopyFrom(initializers[name])
+            notes.defaults[name] = kept
+        remaining = [tensor for tensor in graph.initializer if tensor.name not in notes.defaults]
+        del graph.initializer[:]
+        graph.initializer.extend(remaining)
+    for current in _graphs(graph):
+        for value in (*current.input, *current.output, *current.value_info):
+            notes.values.setdefault(value.name, value)
+        for node in current.node:
+            _note_node(node, notes.nodes)
+    return notes
+
+
+def _shell(graph: onnx.GraphProto) -> onnx.GraphProto:
+    shell = onnx.GraphProto()
+    shell.metadata_props.extend(graph.metadata_props)
+    shell.quantization_annotation.extend(graph.quantization_annotation)
+    return shell
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    stack = [graph]
+    while stack:
+        current = stack.pop()
+        yield current
+        for node in current.node:
+            stack.extend(a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+
+
+def _key(node: onnx.NodeProto) -> tuple[str, str] | None:
+    name = next((output for output in node.output if output), None)
+    return None if name is None else (node.op_type, name)
+
+
+def _note_node(node: onnx.NodeProto, into: dict[tuple[str, str], onnx.NodeProto]) -> None:
+    rare = [a for a in node.attribute if a.type not in _CARRIED and not a.ref_attr_name]
+    key = _key(node)
+    if key is None or not (rare or node.doc_string or node.metadata_props or node.overload):
+        return
+    note = onnx.NodeProto(doc_string=node.doc_string, overload=node.overload)
+    note.metadata_props.extend(node.metadata_props)
+    note.attribute.extend(rare)
+    into[key] = note
+    if rare:
+        kept = [a for a in node.attribute if a.type in _CARRIED or a.ref_attr_name]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+
+
+def put_back(graph: onnx.GraphProto, notes: Notes) -> None:
+    """Put everything noted back into an exported ``graph``, where what it belonged to still exists."""
+    for current in _graphs(graph):
+        for node in current.node:
+            key = _key(node)
+            if key in notes.nodes:
+                node.MergeFrom(notes.nodes[key])
+        for value in (*current.input, *current.output, *current.value_info):
+            _restore_type(value, notes.values.get(value.name))
+    _hoist_captured_weights(graph, notes.outer_weights)
+    _restore_inputs(graph, notes)
+    names = {name for node in graph.node for name in (*node.input, *node.output)}
+    graph.metadata_props.extend(notes.shell.metadata_props)
+    graph.quantization_annotation.extend(a for a in notes.shell.quantization_annotation if a.tensor_name in names)
+
+
+def _restore_type(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto | None) -> None:
+    if noted is None:
+        return
+    if not noted.type.HasField("tensor_type"):
+        value.CopyFrom(noted)
+        return
+    value.doc_string = noted.doc_string
+    value.metadata_props.extend(noted.metadata_props)
+    ours, theirs = value.type.tensor_type, noted.type.tensor_type
+    if len(ours.shape.dim) == len(theirs.shape.dim):
+        for mine, original in zip(ours.shape.dim, theirs.shape.dim, strict=True):
+            if original.denotation:
+                mine.denotation = original.denotation
+
+
+def _hoist_captured_weights(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+    """Store a weight of the main graph once, there, although GraphSurgeon exports it with each capturer."""
+    present = {tensor.name for tensor in graph.initializer}
+    for inner in _graphs(graph):
+        captured = [t for t in inner.initializer if t.name in outer]
+        if inner is graph or not captured:
+            continue
+        for tensor in captured:
+            if tensor.name not in present:
+                graph.initializer.append(tensor)
+                present.add(tensor.name)
+        own = [t for t in inner.initializer if t.name not in outer]
+        del inner.initializer[:]
+        inner.initializer.extend(own)
+
+
+def _restore_inputs(graph: onnx.GraphProto, notes: Notes) -> None:
+    graph.initializer.extend(notes.defaults.values())
+    if not notes.weight_inputs:
+        return
+    declared = {value.name: value for value in graph.input}
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    names = [name for name in notes.input_order if name in declared or name in initializers]
+    names += [name for name in initializers if name not in names]  # IR version 3: every initializer is an input
+    values = [declared.get(name) or _declare(initializers[name]) for name in names]
+    del graph.input[:]
+    graph.input.extend(values)
+
+
+def _declare(tensor: onnx.TensorProto) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+
+
+def copy_graph(graph: Graph) -> Graph:
+    """Copy a graph as GraphSurgeon does (weights shared), without its losing the types of non-tensor values."""
+    copied = graph.copy()
+    for original, copy in _graph_pairs(graph, copied):
+        kinds = {n: t.type for n, t in original.tensors().items() if isinstance(t, Variable)}
+        for name, tensor in copy.tensors().items():
+            if isinstance(tensor, Variable):
+                tensor.type = kinds.get(name, tensor.type)
+            elif isinstance(tensor, Constant):
+                tensor.data_location = None
+    return copied
+
+
+def _graph_pairs(left: Graph, right: Graph) -> Iterable[tuple[Graph, Graph]]:
+    yield left, right
+    yield from zip(left.subgraphs(recursive=True), right.subgraphs(recursive=True), strict=True)

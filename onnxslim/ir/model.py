@@ -1,0 +1,228 @@
+"""Model: one ONNX model over a GraphSurgeon graph, complete and in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx_graphsurgeon import Graph, import_onnx
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.logger import G_LOGGER
+from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
+
+from onnxslim.errors import ModelError, OutputError, one_line
+from onnxslim.ir import fidelity, loading, saving, skeletons
+from onnxslim.ir.lookup import Dim, numpy_dtype
+
+G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # its messages address its developers; ours carry what matters
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type and dimensions of a model's input or output; None where the file does not say."""
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[Dim, ...] | None
+
+
+class Model:
+    """One ONNX model. Passes edit ``graph`` through a Rewriter; everything else is kept as it was read.
+
+    Build it with :meth:`load`. ``path`` is where it was read from, None for bytes and protos.
+    """
+
+    def __init__(self, graph: Graph, shell: onnx.ModelProto, notes: fidelity.Notes, path: Path | None) -> None:
+        self.graph = graph
+        self.path = path
+        self._shell = shell
+        self._notes = notes
+
+    # ---- in ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, source: str | Path | bytes | onnx.ModelProto) -> Model:
+        """Read a model from a path, serialized bytes or a ModelProto (which is copied).
+
+        Raises:
+            ModelError: missing, truncated, not ONNX, invalid, or with missing external data.
+        """
+        path: Path | None = None
+        if isinstance(source, onnx.ModelProto):
+            proto = onnx.ModelProto()
+            proto.CopyFrom(source)
+            where = "the given ModelProto"
+        elif isinstance(source, bytes):
+            where = "the given bytes"
+            proto = loading.parse(source, where)
+        else:
+            path = Path(source)
+            where = str(path)
+            proto = loading.read(path)
+        loading.check(proto, where)
+        return cls._import(proto, where, path)
+
+    @classmethod
+    def _import(cls, proto: onnx.ModelProto, where: str, path: Path | None) -> Model:
+        """Import a checked ``proto``, which is taken over: the caller does not use it again."""
+        shell = onnx.ModelProto()
+        for descriptor, value in proto.ListFields():
+            if descriptor.name == "graph":
+                continue
+            if descriptor.is_repeated:
+                getattr(shell, descriptor.name).extend(value)
+            else:
+                setattr(shell, descriptor.name, value)
+        del proto.functions[:]  # kept whole in the shell; to a pass a call is an unknown operator
+        notes = fidelity.take_notes(proto)
+        try:
+            graph = import_onnx(proto)
+        except (OnnxGraphSurgeonException, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{where} holds something onnx-graphsurgeon cannot import ({one_line(error)}): simplify that part"
+            ) from error
+        return cls(graph, shell, notes, path)
+
+    # ---- out ---------------------------------------------------------------------------------------------
+
+    def proto(self) -> onnx.ModelProto:
+        """Return the model as a new ModelProto, with everything that was read and not changed."""
+        exported = OnnxExporter.export_graph(self.graph, do_type_check=False)
+        fidelity.put_back(exported, self._notes)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._shell)
+        proto.graph.CopyFrom(exported)
+        declared = {entry.domain for entry in proto.opset_import}
+        for domain in sorted({node.domain for node in exported.node} - declared - {"ai.onnx"}):
+            proto.opset_import.add(domain=domain, version=1)
+        return proto
+
+    def skeleton(self, largest: int = 1024) -> onnx.ModelProto:
+        """Return the model without its weights, for shape inference.
+
+        Constants above ``largest`` bytes become typed inputs; smaller ones, which may be shapes and axes, stay.
+        No intermediate value is declared but those of operators outside the standard, which nothing else knows.
+        """
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._shell)
+        proto.ir_version = max(4, self.ir_version)
+        skeletons.fill(proto.graph, self.graph, largest)
+        return proto
+
+    def to_bytes(self) -> bytes:
+        """Serialize: the same model always gives the same bytes.
+
+        Raises:
+            ModelError: larger than protobuf's 2 GiB; save such a model to a path.
+        """
+        return _serialize(self.proto())
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to ``path``, whole or not at all; weights go to ``path.data`` above 2 GiB.
+
+        Raises:
+            OutputError: the place cannot be written, or is where this model was read from.
+        """
+        target = Path(path)
+        if self.path is not None and target.exists() and self.path.exists() and target.samefile(self.path):
+            raise OutputError(f"{target} is the input itself: name another file to write")
+        proto = self.proto()
+        external = proto.ByteSize() > saving.EXTERNAL_ABOVE
+        if external and self.path is not None and target.resolve().parent == self.path.resolve().parent:
+            self._refuse_data_collision(target)
+        saving.write_model(proto, target, b"" if external else _serialize(proto), external=external)
+
+    def _refuse_data_collision(self, target: Path) -> None:
+        assert self.path is not None  # noqa: S101  (the caller's condition)
+        beside = target.with_name(f"{target.name}.data")
+        if beside.exists() and beside.name in external_files(self.path):
+            raise OutputError(f"{beside} holds weights of the input: write to another folder")
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set."""
+        versions = [e.version for e in self._shell.opset_import if e.domain in ("", "ai.onnx")]
+        return max(versions, default=1)
+
+    @property
+    def ir_version(self) -> int:
+        """Version of the ONNX file format."""
+        return int(self._shell.ir_version)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model must be fed: inputs without a default value, in order."""
+        return tuple(_spec(t) for t in self.graph.inputs if t.name not in self._notes.defaults)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model returns, in order."""
+        return tuple(_spec(t) for t in self.graph.outputs)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The model's metadata_props."""
+        return {entry.key: entry.value for entry in self._shell.metadata_props}
+
+    def set_metadata(self, key: str, value: str) -> None:
+        """Set one entry of metadata_props, in place of an entry of the same key."""
+        kept = [entry for entry in self._shell.metadata_props if entry.key != key]
+        del self._shell.metadata_props[:]
+        self._shell.metadata_props.extend(kept)
+        self._shell.metadata_props.add(key=key, value=value)
+
+    def require_opset(self, domain: str, version: int) -> None:
+        """Declare that nodes of ``domain`` are used, at ``version``, unless the model declares it already."""
+        if domain not in {entry.domain for entry in self._shell.opset_import}:
+            self._shell.opset_import.add(domain=domain, version=version)
+
+    def graphs(self) -> Iterator[Graph]:
+        """Yield the main graph, then every subgraph at any depth."""
+        yield self.graph
+        yield from self.graph.subgraphs(recursive=True)
+
+    def copy(self) -> Model:
+        """Return an independent copy. Weights are shared: replace constants, never write into them."""
+        shell = onnx.ModelProto()
+        shell.CopyFrom(self._shell)
+        return Model(fidelity.copy_graph(self.graph), shell, self._notes, self.path)
+
+    def restore(self, snapshot: Model) -> None:
+        """Become what ``snapshot``, a copy of this model, is. The snapshot must not be used afterwards."""
+        self.graph = snapshot.graph
+        self._shell = snapshot._shell
+
+    def text(self) -> str:
+        """Return the graph as ONNX text, for reading and for tests."""
+        return onnx.printer.to_text(self.proto())
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the serialized model, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def external_files(path: Path) -> set[str]:
+    """Return the names of the external data files that the model file at ``path`` refers to."""
+    proto = onnx.load_model(str(path), load_external_data=False)
+    found: set[str] = set()
+    for tensor in proto.graph.initializer:
+        found.update(entry.value for entry in tensor.external_data if entry.key == "location")
+    return found
+
+
+def _serialize(proto: onnx.ModelProto) -> bytes:
+    if proto.ByteSize() > loading.PROTOBUF_LIMIT:
+        raise ModelError("the model is larger than protobuf's 2 GiB: save it to a path, with external data")
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    shape = None if tensor.shape is None else tuple(tensor.shape)
+    return TensorSpec(tensor.name, numpy_dtype(tensor.dtype), shape)

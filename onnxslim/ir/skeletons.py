@@ -1,0 +1,44 @@
+"""A graph without its weights: small enough to run shape inference on as often as one likes."""
+
+from __future__ import annotations
+
+import onnx
+from onnx_graphsurgeon import Constant, Graph, Tensor, Variable
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from onnxslim.ir.lookup import constant_bytes, is_standard
+
+
+def fill(into: onnx.GraphProto, graph: Graph, largest: int) -> None:
+    """Write ``graph`` into the empty proto ``into``, constants above ``largest`` bytes as typed inputs."""
+    into.name = graph.name or "graph"
+    into.input.extend(_declare(tensor) for tensor in graph.inputs)
+    into.output.extend(onnx.ValueInfoProto(name=tensor.name) for tensor in graph.outputs)
+    seen: set[str] = set()
+    for node in graph.nodes:
+        into.node.append(OnnxExporter.export_node(node))
+        for tensor in (*node.inputs, *(t for inner in node.subgraphs(recursive=True) for t in _read(inner))):
+            if isinstance(tensor, Constant) and tensor.name not in seen:
+                seen.add(tensor.name)
+                _add_constant(into, tensor, largest)
+        if not is_standard(node):
+            into.value_info.extend(_declare(t) for t in node.outputs if t.dtype is not None and _is_tensor(t))
+
+
+def _read(graph: Graph) -> list[Tensor]:
+    return [tensor for node in graph.nodes for tensor in node.inputs]
+
+
+def _is_tensor(tensor: Tensor) -> bool:
+    return isinstance(tensor, Variable) and tensor.type == "tensor_type"
+
+
+def _add_constant(into: onnx.GraphProto, tensor: Constant, largest: int) -> None:
+    if constant_bytes(tensor) > largest:
+        into.input.append(_declare(tensor))
+    else:
+        into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+
+
+def _declare(tensor: Tensor) -> onnx.ValueInfoProto:
+    return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)

@@ -1,0 +1,23 @@
+"""onnxruntime comes in here and nowhere else: sessions, taps, folding, profiles, ORT format.
+
+Official onnxruntime wheels send telemetry from a background thread unless told not to before the first import;
+it would leave this machine and disturb timing, so this package tells them.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+from onnxslim.runtime.sessions import (
+    Feed,
+    Level,
+    Reading,
+    RuntimeRefusal,
+    Session,
+    SessionConfig,
+    with_outputs,
+)
+
+__all__ = ["Feed", "Level", "Reading", "RuntimeRefusal", "Session", "SessionConfig", "with_outputs"]

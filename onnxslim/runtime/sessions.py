@@ -1,0 +1,136 @@
+"""onnxruntime sessions with the settings this project cares about, and nothing else."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from onnxslim.errors import OnnxslimError, one_line
+
+Feed = dict[str, npt.NDArray[Any]]
+"""One inference's inputs by name."""
+
+ort.set_default_logger_severity(4)  # fatal only: what matters comes back as an exception
+
+
+class RuntimeRefusal(OnnxslimError):
+    """onnxruntime does not load or run a model; the message is its own first line."""
+
+
+class Level(enum.Enum):
+    """How far onnxruntime rewrites the graph before running it."""
+
+    NONE = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    BASIC = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+
+
+class Reading(enum.Enum):
+    """Which arithmetic executes an integer model. Floating-point models read the same in all three."""
+
+    DEFINITION = "definition"
+    """The operators as ONNX defines them: every QuantizeLinear and DequantizeLinear literally, in float."""
+    ARM = "arm"
+    """Integer kernels whose results are bit-identical to ARM's (no 16-bit saturation on x86)."""
+    KERNELS = "kernels"
+    """What onnxruntime does on this CPU by default."""
+
+
+_READING_ENTRIES: dict[Reading, dict[str, str]] = {
+    Reading.DEFINITION: {"session.disable_quant_qdq": "1"},
+    Reading.ARM: {"session.x64quantprecision": "1"},
+    Reading.KERNELS: {},
+}
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """Settings of a session: ``threads`` 0 means one per core."""
+
+    threads: int = 1
+    level: Level = Level.ALL
+    reading: Reading = Reading.KERNELS
+    profile_prefix: str | None = None
+    """Where onnxruntime writes its profile, without the time and ``.json`` that it appends."""
+
+
+class Session:
+    """A loaded model, ready to run on the CPU.
+
+    Args:
+        model: serialized bytes, a ModelProto, or the path of a model (needed above 2 GiB).
+
+    Raises:
+        RuntimeRefusal: onnxruntime does not load it.
+    """
+
+    def __init__(self, model: bytes | onnx.ModelProto | Path, config: SessionConfig | None = None) -> None:
+        config = config or SessionConfig()
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+        try:
+            self._session = ort.InferenceSession(
+                str(source) if isinstance(source, Path) else source,
+                _options(config),
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # onnxruntime raises a family of types that share only this base
+            raise RuntimeRefusal(one_line(error)) from error
+        self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the outputs by name: arrays, or lists for sequence types.
+
+        Raises:
+            RuntimeRefusal: the feed does not fit or a kernel fails.
+        """
+        names = list(self.output_names if outputs is None else outputs)
+        try:
+            values = self._session.run(names, feed)
+        except Exception as error:  # as above
+            raise RuntimeRefusal(one_line(error)) from error
+        return dict(zip(names, values, strict=True))
+
+    def end_profiling(self) -> Path:
+        """Stop profiling and return the profile's path."""
+        return Path(self._session.end_profiling())
+
+
+def _options(config: SessionConfig) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = config.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = config.level.value
+    for key, value in _READING_ENTRIES[config.reading].items():
+        options.add_session_config_entry(key, value)
+    if config.threads == 1:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if config.profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = config.profile_prefix
+    return options
+
+
+def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy of ``proto`` that returns the inner tensors ``names`` too (taps)."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(proto)
+    present = {value.name for value in tapped.graph.output}
+    for name in names:
+        if name not in present:
+            tapped.graph.output.append(onnx.ValueInfoProto(name=name))
+            present.add(name)
+    return tapped
+
+
+def version() -> str:
+    """Return onnxruntime's version."""
+    return str(ort.__version__)

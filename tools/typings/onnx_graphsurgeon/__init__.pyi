@@ -1,0 +1,69 @@
+"""What this project uses of onnx-graphsurgeon, typed: the library ships no types of its own."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+class Tensor:
+    name: str
+    inputs: list[Node]
+    outputs: list[Node]
+    dtype: Any
+    shape: Any
+    def is_empty(self) -> bool: ...
+
+class Variable(Tensor):
+    type: str
+    def __init__(
+        self, name: str, dtype: Any = None, shape: Sequence[int | str | None] | None = None, type: str = ...
+    ) -> None: ...
+    @staticmethod
+    def empty() -> Variable: ...
+
+class LazyValues:
+    tensor: onnx.TensorProto
+    shape: Sequence[int]
+    dtype: Any
+    nbytes: int
+
+class Constant(Tensor):
+    values: npt.NDArray[Any]
+    _values: npt.NDArray[Any] | LazyValues
+    data_location: int | None
+    def __init__(self, name: str, values: npt.NDArray[Any] | LazyValues) -> None: ...
+
+class Node:
+    op: str
+    name: str
+    attrs: dict[str, Any]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    domain: str | None
+    def __init__(
+        self,
+        op: str,
+        name: str | None = None,
+        attrs: dict[str, Any] | None = None,
+        inputs: Sequence[Tensor] | None = None,
+        outputs: Sequence[Tensor] | None = None,
+        domain: str | None = None,
+    ) -> None: ...
+    def subgraphs(self, recursive: bool = ...) -> Iterator[Graph]: ...
+
+class Graph:
+    nodes: list[Node]
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    name: str
+    opset: int
+    doc_string: str
+    def copy(self) -> Graph: ...
+    def toposort(self) -> Graph: ...
+    def cleanup(self) -> Graph: ...
+    def subgraphs(self, recursive: bool = ...) -> Iterator[Graph]: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+
+def import_onnx(onnx_model: onnx.ModelProto) -> Graph: ...

@@ -1,0 +1,13 @@
+import onnx
+
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor
+
+class OnnxExporter:
+    @staticmethod
+    def export_graph(graph: Graph, do_type_check: bool = ...) -> onnx.GraphProto: ...
+    @staticmethod
+    def export_node(node: Node) -> onnx.NodeProto: ...
+    @staticmethod
+    def export_tensor_proto(tensor: Constant) -> onnx.TensorProto: ...
+    @staticmethod
+    def export_value_info_proto(tensor: Tensor, do_type_check: bool) -> onnx.ValueInfoProto: ...
