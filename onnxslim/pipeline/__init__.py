@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from onnxslim.pipeline.base import (
-    Costs,
-    Effect,
-    Pass,
-    PassContext,
-    Plan,
-    PlannedPass,
-    option,
+from onnxslim.pipeline.base import Costs, Effect, Pass, PassContext, Plan, PlannedPass, option
+from onnxslim.pipeline.manager import (
+    Check,
+    PassManager,
+    PassResult,
+    Status,
+    Verdict,
+    exact_fixed_point,
 )
 from onnxslim.pipeline.rules import Rule, RulePass
+from onnxslim.pipeline.spec import EXACT, format_pass, format_spec, make_pass, parse_spec, put_exact_first
 
-__all__ = ["Costs", "Effect", "Pass", "PassContext", "Plan", "PlannedPass", "Rule", "RulePass", "option"]
+__all__ = [
+    "EXACT",
+    "Check",
+    "Costs",
+    "Effect",
+    "Pass",
+    "PassContext",
+    "PassManager",
+    "PassResult",
+    "Plan",
+    "PlannedPass",
+    "Rule",
+    "RulePass",
+    "Status",
+    "Verdict",
+    "exact_fixed_point",
+    "format_pass",
+    "format_spec",
+    "make_pass",
+    "option",
+    "parse_spec",
+    "put_exact_first",
+]
