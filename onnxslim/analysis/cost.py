@@ -27,7 +27,7 @@ class LayerCost:
     params: int
     macs: int
     activation_bytes: int
-    """Bytes of the node's outputs; 0 where a shape is unknown."""
+    """Bytes of activations alive while it runs, its inputs and outputs included; unknown shapes count as 0."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,20 @@ class ModelCost:
 def model_cost(model: Model, shapes: Shapes) -> ModelCost:
     """Return the costs of ``model`` at fixed ``shapes`` (see ``concrete_shapes``)."""
     counted: set[int] = set()
+    live = _live_bytes(model.graph, shapes)
     layers = []
     for _, node in graph_nodes(model.graph):
         anchor = next((tensor.name for tensor in node.outputs if tensor.name), node.name)
         size, params = _constants(node, counted)
-        activations = sum(_tensor_bytes(tensor, shapes) for tensor in node.outputs)
-        layers.append(LayerCost(anchor, _op_name(node), node.name, size, params, node_macs(node, shapes), activations))
+        macs = node_macs(node, shapes)
+        layers.append(LayerCost(anchor, _op_name(node), node.name, size, params, macs, live.get(id(node), 0)))
     return ModelCost(
         layers=tuple(layers),
         nodes=len(layers),
         bytes=sum(layer.bytes for layer in layers),
         params=sum(layer.params for layer in layers),
         macs=sum(layer.macs for layer in layers),
-        peak_activation_bytes=_peak(model.graph, shapes),
+        peak_activation_bytes=max(live.values(), default=0),
     )
 
 
@@ -95,28 +96,29 @@ def _tensor_bytes(tensor: Tensor, shapes: Shapes) -> int:
     return 0 if shape is None or isinstance(tensor, Constant) else math.prod(shape) * max(dtype.itemsize, 1)
 
 
-def _peak(graph: Graph, shapes: Shapes) -> int:
-    """Walk the nodes in order, adding outputs and dropping each tensor after its last reader."""
+def _live_bytes(graph: Graph, shapes: Shapes) -> dict[int, int]:
+    """Return, by id of each node of the main graph, the bytes of all tensors alive while it runs.
+
+    Walks the nodes in order, adding outputs and dropping each tensor after its last reader.
+    """
     last: dict[int, int] = {}
     for index, node in enumerate(graph.nodes):
-        for tensor in (
-            *node.inputs,
-            *(t for g in node.subgraphs(recursive=True) for n in g.nodes for t in n.inputs),
-        ):
+        for tensor in (*node.inputs, *(t for g in node.subgraphs(recursive=True) for n in g.nodes for t in n.inputs)):
             last[id(tensor)] = index
     for tensor in graph.outputs:
         last[id(tensor)] = len(graph.nodes)
-    live = {id(tensor): _tensor_bytes(tensor, shapes) for tensor in graph.inputs}
-    total = peak = sum(live.values())
+    sizes = {id(tensor): _tensor_bytes(tensor, shapes) for tensor in graph.inputs}
+    total = sum(sizes.values())
+    live: dict[int, int] = {}
     for index, node in enumerate(graph.nodes):
         for tensor in node.outputs:
-            live[id(tensor)] = _tensor_bytes(tensor, shapes)
-            total += live[id(tensor)]
-        peak = max(peak, total)
-        for tensor in {id(t): t for t in (*node.inputs, *node.outputs)}.values():
-            if last.get(id(tensor), index) <= index:
-                total -= live.pop(id(tensor), 0)
-    return peak
+            sizes[id(tensor)] = _tensor_bytes(tensor, shapes)
+            total += sizes[id(tensor)]
+        live[id(node)] = total
+        for key in {id(tensor) for tensor in (*node.inputs, *node.outputs)}:
+            if last.get(key, index) <= index:
+                total -= sizes.pop(key, 0)
+    return live
 
 
 # ---- multiply-accumulates, one function per family of operators ----------------------------------------------

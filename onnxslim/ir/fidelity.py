@@ -101,7 +101,10 @@ def _note_node(node: onnx.NodeProto, into: dict[tuple[str, str], onnx.NodeProto]
     key = _key(node)
     if key is None or not (rare or node.doc_string or node.metadata_props or node.overload):
         return
-    note = onnx.NodeProto(doc_string=node.doc_string, overload=node.overload)
+    note = onnx.NodeProto()
+    for name in ("doc_string", "overload"):
+        if getattr(node, name):  # an empty string that is set differs from one that is not
+            setattr(note, name, getattr(node, name))
     note.metadata_props.extend(node.metadata_props)
     note.attribute.extend(rare)
     into[key] = note
@@ -133,7 +136,8 @@ def _restore_type(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto | None)
     if not noted.type.HasField("tensor_type"):
         value.CopyFrom(noted)
         return
-    value.doc_string = noted.doc_string
+    if noted.doc_string:
+        value.doc_string = noted.doc_string
     value.metadata_props.extend(noted.metadata_props)
     ours, theirs = value.type.tensor_type, noted.type.tensor_type
     if len(ours.shape.dim) == len(theirs.shape.dim):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -38,6 +38,8 @@ class Costs:
     macs: int
 
 
+NO_COSTS = Costs(0, 0, 0)
+
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) during long work."""
 
@@ -52,13 +54,13 @@ class PassContext:
 
     samples: Samples | None = None
     """Calibration samples, bound to the model's inputs; None when the user gave none."""
-    baseline: Costs = Costs(0, 0, 0)
+    baseline: Costs = NO_COSTS
     """Costs of the model the user came with: what ``macs`` and ``bytes`` are fractions of."""
     target: Target = DEFAULT_TARGET
     seed: int = 0
     threads: int = 1
     progress: Progress = _silent
-    replay: dict[str, Any] | None = None
+    replay: Mapping[str, Any] | None = None
     """Decisions to replay instead of planning: the planned pass at work finds its own here."""
     recorded: Plan | None = None
     """The plan that the last planned pass carried out."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from onnxslim.errors import PassError, SpecError, UserError, one_line
 from onnxslim.ir import Mismatch, Model, Rewriter
-from onnxslim.pipeline.base import Costs, Effect, Pass, PassContext, PlannedPass
+from onnxslim.pipeline.base import NO_COSTS, Costs, Effect, Pass, PassContext, PlannedPass
 from onnxslim.pipeline.spec import format_pass
 
 MAX_ROUNDS = 50
@@ -60,6 +60,7 @@ class PassResult:
     seconds: float
     before: Costs
     after: Costs
+    """What the pass made, also where that was rolled back."""
     validation: Any = None
     reason: str | None = None
     plan: dict[str, Any] | None = None
@@ -73,7 +74,7 @@ class _Tally:
     edits: int = 0
     seconds: float = 0.0
     skipped: dict[tuple[str, str], Mismatch] = field(default_factory=dict)
-    change: Costs = Costs(0, 0, 0)
+    change: Costs = NO_COSTS
     reason: str | None = None
     status: Status | None = None
     plan: dict[str, Any] | None = None
@@ -159,11 +160,11 @@ class PassManager:
         if not tally.edits:
             return _result(tally, before, before, None)
         verdict = self._check(model, item.effect)
+        after = self._costs(model)
         if not verdict.ok:
             model.restore(snapshot)
             tally.status, tally.reason = Status.ROLLED_BACK, verdict.reason
-            return _result(tally, before, before, verdict.validation)
-        return _result(tally, before, self._costs(model), verdict.validation)
+        return _result(tally, before, after, verdict.validation)
 
 
 def exact_fixed_point(model: Model, passes: Sequence[Pass], context: PassContext | None = None) -> int:

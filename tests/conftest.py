@@ -1,0 +1,25 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """The small trained models that the repository ships."""
+    return MODELS
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """A folder of larger real models, named by ONNXSLIM_ZOO; tests that want it skip without it."""
+    folder = os.environ.get("ONNXSLIM_ZOO")
+    if not folder:
+        pytest.skip("set ONNXSLIM_ZOO to a folder of real models to run this test")
+    return Path(folder)
