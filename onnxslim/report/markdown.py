@@ -1,0 +1,186 @@
+"""The report as Markdown for a pull request: what was won, what it cost, what each pass did."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from onnxslim.report import units
+from onnxslim.report.charts import BarChart, Quantity, layer_bars, operator_shares
+from onnxslim.report.facts import Fact, Tone, interval_words, qualities, sizes, speeds
+from onnxslim.report.schema import PassRecord, PassStatus, Report
+from onnxslim.report.story import (
+    budget_name,
+    cautions,
+    headline,
+    integer_readings,
+    limit_text,
+    observed_text,
+    skipped_groups,
+)
+
+_PLAIN_NAME = re.compile(r"[\w./:@$+=,*?'\"{}()-]([\w ./:@$+=,*?'\"{}()-]*[^ ])?", re.ASCII)
+_ACTIVE = re.compile(r"([\\`*_\[\]#!|~])")
+
+
+def to_markdown(report: Report) -> str:
+    """Return the report as GitHub-flavoured Markdown; names from the model are escaped."""
+    blocks = (
+        _top(report),
+        _facts("What was won" if report.output else "The model", (*sizes(report), *speeds(report.latency))),
+        _facts("What it cost", qualities(report.validation)),
+        _readings(report),
+        _budget(report),
+        _passes(report.passes),
+        _where(report),
+        _skipped(report.passes),
+        _again(report),
+    )
+    return "\n\n".join("\n".join(lines) for lines in map(list, blocks) if lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Return any text as plain Markdown on one line: no markup, no HTML, no table cell of its own."""
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _ACTIVE.sub(r"\\\1", flat)
+
+
+def name_text(name: str) -> str:
+    """Return a name from the model as code; a name that could leave its code span is escaped instead."""
+    return f"`{name}`" if _PLAIN_NAME.fullmatch(name) else escape(name)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> list[str]:
+    """Lay out a table; `align` has one letter per column, l or r. No rows, no table."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    rule = "|".join("---:" if letter == "r" else "---" for letter in align)
+    return [f"| {' | '.join(header)} |", f"|{rule}|", *lines] if lines else []
+
+
+def _top(report: Report) -> Iterator[str]:
+    yield f"## {escape(' · '.join(headline(report)))}"
+    for caution in cautions(report):
+        strong = "**" if caution.tone is Tone.BAD else ""
+        yield from ("", f"> {strong}{escape(caution.text)}{strong}")
+
+
+def _facts(title: str, facts: Sequence[Fact]) -> list[str]:
+    rows = [(fact.label, fact.was or "", f"**{fact.value}**", escape(fact.note or "")) for fact in facts]
+    with_before = any(fact.was for fact in facts)
+    if with_before:
+        table = _table(("", "before", "after", ""), rows, "lrrl")
+    else:
+        table = _table(("", "", ""), [(row[0], row[2], row[3]) for row in rows], "lrl")
+    return [f"### {title}", "", *table] if table else []
+
+
+def _readings(report: Report) -> list[str]:
+    readings = integer_readings(report.validation)
+    rows = [
+        (
+            f"{reading.name} (decides)" if reading.decides else reading.name,
+            units.format_percent(reading.metric.candidate, 1) if reading.metric else "",
+            (interval_words(reading.metric) or "") if reading.metric else "",
+            units.format_db(reading.worst.sqnr_db) if reading.worst and reading.worst.sqnr_db is not None else "",
+            reading.meaning,
+        )
+        for reading in readings
+    ]
+    table = _table(("computed by", "metric", "change", "SQNR", "what that is"), rows, "lrlrl")
+    return ["### Readings of the integer model", "", *table] if table else []
+
+
+def _budget(report: Report) -> list[str]:
+    rows = [
+        (escape(budget_name(line)), escape(limit_text(line)), escape(observed_text(line)), f"**{line.verdict.value}**")
+        for line in report.budget
+    ]
+    table = _table(("budget", "limit", "observed", "verdict"), rows, "lrrl")
+    return ["### Budgets", "", *table] if table else []
+
+
+def _passes(passes: Sequence[PassRecord]) -> list[str]:
+    active = [record for record in passes if record.status is not PassStatus.UNCHANGED]
+    rows = [_pass_row(record) for record in active]
+    table = _table(("pass", "status", "edits", "bytes", "MACs", "why"), rows, "llrrrl")
+    idle = [name_text(record.name) for record in passes if record.status is PassStatus.UNCHANGED]
+    lines = [*table, *([""] if table and idle else [])]
+    if idle:
+        lines.append(f"Nothing to do: {', '.join(dict.fromkeys(idle))}.")
+    return ["### Passes", "", *lines] if lines else []
+
+
+def _pass_row(record: PassRecord) -> tuple[str, ...]:
+    return (
+        name_text(record.spec),
+        record.status.value.replace("_", " "),
+        str(record.edits),
+        _change(record, Quantity.BYTES),
+        _change(record, Quantity.MACS),
+        escape(record.reason or ""),
+    )
+
+
+def _change(record: PassRecord, quantity: Quantity) -> str:
+    before, after = quantity.of(record.before), quantity.of(record.after)
+    if before is None or after is None:
+        return ""
+    return "same" if before == after else f"{quantity.text(before)} → {quantity.text(after)}"
+
+
+def _where(report: Report) -> Iterator[str]:
+    for quantity, title in ((Quantity.BYTES, "Where the bytes sit"), (Quantity.MACS, "Where the MACs sit")):
+        chart = layer_bars(report.input, report.output, quantity, top=8)
+        if not chart.bars:
+            continue
+        shares = operator_shares(report.input, quantity)[:4]
+        words = html.escape(", ".join(f"{op} {units.format_percent(share)}" for op, share in shares))
+        yield from (f"<details><summary>{title}: {words}</summary>", "")
+        yield from _bar_table(chart, quantity)
+        yield from ("", "</details>")
+
+
+def _bar_table(chart: BarChart, quantity: Quantity) -> list[str]:
+    named = [(f"{name_text(bar.anchor)} {escape(bar.op)}", bar) for bar in chart.bars]
+    if chart.rest is not None:
+        named.append((f"{chart.rest_count} smaller layers", chart.rest))
+    if not chart.has_after:
+        return _table(("layer", "here"), [(name, _cell(bar.before, quantity)) for name, bar in named], "lr")
+    rows = [(name, _cell(bar.before, quantity), _cell(bar.after, quantity)) for name, bar in named]
+    return _table(("layer", "before", "after"), rows, "lrr")
+
+
+def _cell(value: int | None, quantity: Quantity) -> str:
+    return "" if value is None else quantity.text(value)
+
+
+def _skipped(passes: tuple[PassRecord, ...]) -> list[str]:
+    groups = skipped_groups(passes)
+    rows = []
+    for group in groups:
+        counts = Counter(name for name, _ in group.places)
+        by = ", ".join(f"{name_text(name)} {count}" for name, count in counts.items())
+        rows.append((str(len(group.places)), escape(group.reason), by))
+    table = _table(("places", "why", "pass"), rows, "rll")
+    total = sum(len(group.places) for group in groups)
+    summary = f"<details><summary>Left alone: {total} places, {len(groups)} reasons</summary>"
+    return [summary, "", *table, "", "</details>"] if table else []
+
+
+def _again(report: Report) -> Iterator[str]:
+    machine, seed = report.environment, report.seed
+    command = " ".join(report.command.split())
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", command)), default=0))
+    tools = f"onnx {machine.onnx}, onnxruntime {machine.onnxruntime}, Python {machine.python}"
+    facts = [
+        escape(f"{report.tool.name} {report.tool.version}, {tools}"),
+        escape(f"{machine.cpu}, {machine.cores} cores" + ("" if seed is None else f", seed {seed}")),
+        f"input sha256 `{report.input.sha256}`",
+    ]
+    if report.output is not None:
+        facts.append(f"output sha256 `{report.output.sha256}`")
+    yield from ("<details><summary>Reproduce</summary>", "", fence, command, fence, "")
+    yield from (f"- {fact}" for fact in facts)
+    yield from ("", "</details>")

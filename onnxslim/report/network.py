@@ -1,0 +1,91 @@
+"""The parts of the report about models and passes: what is in them and what each pass did."""
+
+from __future__ import annotations
+
+from onnxslim.report.base import Count, Digest, NonNegative, Part, PassStatus, PathText
+from onnxslim.report.evidence import Validation
+
+
+class LayerSummary(Part):
+    """One layer of a model, in the order of execution."""
+
+    anchor: str
+    """Its first output tensor, which names it everywhere."""
+    op: str
+    """Operator; outside the default domain as "com.microsoft:NAME"."""
+    bytes: Count
+    """Constants it owns, in bytes."""
+    params: Count
+    """Elements of these constants."""
+    macs: Count | None = None
+    """Multiply-accumulates at batch 1; absent where a shape is unknown."""
+    activation_bytes: Count | None = None
+    """Bytes of activations alive while it runs, its inputs and outputs included."""
+
+
+class ModelSummary(Part):
+    """What is in a model file."""
+
+    path: PathText | None = None
+    """The file as the user named it; absent for a model that was handed over in memory."""
+    sha256: Digest
+    bytes: Count
+    """The files on disk, external data included."""
+    nodes: Count
+    params: Count
+    macs: Count | None = None
+    """Multiply-accumulates at batch 1; absent where shapes are unknown."""
+    peak_activation_bytes: Count | None = None
+    """Largest sum of activations alive at once, in bytes."""
+    opset: Count
+    """Opset of the default domain."""
+    layers: tuple[LayerSummary, ...]
+
+
+class OrtFile(Part):
+    """The ORT-format model beside the output."""
+
+    path: PathText
+    bytes: Count
+
+
+class OutputSummary(ModelSummary):
+    """What is in the written model, and what was emitted with it."""
+
+    ort: OrtFile | None = None
+    operators: tuple[str, ...] = ()
+    """Operators a reduced build of the runtime must keep, when that list was emitted."""
+
+
+class Totals(Part):
+    """Size of a model between two passes."""
+
+    bytes: Count
+    """Constants, in bytes."""
+    params: Count
+    macs: Count | None = None
+
+
+class Skipped(Part):
+    """A place that a pass left alone, and why."""
+
+    anchor: str
+    reason: str
+
+
+class PassRecord(Part):
+    """What one pass did."""
+
+    name: str
+    spec: str
+    """The pass with its options, as `--passes` takes it."""
+    status: PassStatus
+    edits: Count
+    skipped: tuple[Skipped, ...]
+    seconds: NonNegative
+    before: Totals
+    after: Totals | None = None
+    """What the pass made, also where that was rolled back; absent when it failed before it made anything."""
+    validation: Validation | None = None
+    reason: str | None = None
+    """Why it was rolled back, failed or had nothing to do."""
