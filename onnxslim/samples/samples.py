@@ -30,7 +30,7 @@ DEFAULT_SYNTHETIC_COUNT = 8
 _FEWEST_TO_HOLD_OUT = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Samples:
     """Samples for one model or any: immutable, sized, read one at a time, the same at every walk.
 
@@ -129,6 +129,9 @@ class Samples:
     def source(self) -> Source:
         """Whether these are data or random."""
         return self._backend.source
+
+    def __repr__(self) -> str:
+        return f"<Samples of {self._backend.name}>"
 
     def __len__(self) -> int:
         return len(self._backend) if self._order is None else len(self._order)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -32,7 +34,7 @@ def stepped(width: int, height: int) -> Image.Image:
 # ---- text ------------------------------------------------------------------------------------------------
 
 sizes = st.none() | st.integers(1, 16384) | st.tuples(st.integers(1, 16384), st.integers(1, 16384))
-positive = st.floats(1e-30, 1e30, allow_subnormal=False) | st.integers(2, 300).map(lambda n: 1 / n)
+positive = st.floats(1e-30, 1e30, allow_subnormal=False) | st.integers(2, 300).map(lambda n: 1 / n) | st.floats(1e-5, 1)
 anything = st.floats(-1e30, 1e30)
 
 
@@ -60,6 +62,8 @@ def preprocesses(draw: st.DrawFn) -> Preprocess:
 
 
 @given(preprocesses())
+@example(Preprocess(scale=(0.0174,)))  # near 1/57, and not it
+@example(Preprocess(scale=(1 / 255,), mean=(1 / 128,)))  # only a scale may be a fraction
 def test_text_round_trips(preprocess: Preprocess) -> None:
     assert Preprocess.parse(str(preprocess)) == preprocess
 
@@ -199,6 +203,25 @@ def test_shrinking_is_antialiased() -> None:
     board = Image.fromarray((np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8))
     inner = Preprocess.parse("resize=16,crop=8,color=GRAY")(board)
     assert np.abs(inner - 127.5).max() < 3
+
+
+def triangle(length: int, wanted: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Weights (wanted x length) of the bilinear filter, as wide as the step between two results."""
+    step = length / wanted
+    centres = (np.arange(wanted) + 0.5) * step
+    distance = np.abs(np.arange(length) + 0.5 - centres[:, np.newaxis]) / step
+    weights: np.ndarray[Any, np.dtype[np.float64]] = np.maximum(1 - distance, 0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (33, 57)])
+def test_shrinking_is_the_triangle_filter(height: int, width: int) -> None:
+    image = noise(height, width)
+    got = Preprocess.parse("resize=9x16,layout=NHWC")(image)[0]
+    pixels = np.asarray(image).astype(np.float64)
+    expected = np.einsum("ih,jw,hwc->ijc", triangle(height, 9), triangle(width, 16), pixels)
+    assert np.abs(got - expected).max() <= 1.01  # two roundings to whole levels
 
 
 def test_enlarging_is_bilinear() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnxslim.errors import SampleError
@@ -36,6 +36,8 @@ def spec(dtype: str, *shape: int | str | None, name: str = "x") -> InputSpec:
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32), st.floats(0.01, 0.99))
+@example(9, 0, 0.8)
+@example(10, 0, 0.8)
 def test_a_split_is_repeatable_and_loses_nothing(count: int, seed: int, fraction: float) -> None:
     parts = numbered(count).split(fraction, seed)
     calibration, evaluation = labels(parts.calibration), labels(parts.evaluation)
