@@ -18,16 +18,21 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Costs of one node. ``anchor`` is its first output; a shared weight counts with its first reader."""
+    """Costs of one node, known by its first output.
+
+    A weight shared by several nodes counts with its first reader; an integer weight counts with the layer that uses it,
+    not with the DequantizeLinear between them.
+    """
 
     anchor: str
     op: str
     name: str
     bytes: int
     params: int
-    macs: int
-    activation_bytes: int
-    """Bytes of activations alive while it runs, its inputs and outputs included; unknown shapes count as 0."""
+    macs: int | None
+    """None where a shape is unknown."""
+    activation_bytes: int | None
+    """Bytes of activations alive while it runs, its inputs and outputs included; None where a shape is unknown."""
 
 
 @dataclass(frozen=True)
@@ -38,33 +43,36 @@ class ModelCost:
     nodes: int
     bytes: int
     params: int
-    macs: int
-    peak_activation_bytes: int
+    macs: int | None
+    """None where any layer's is unknown."""
+    peak_activation_bytes: int | None
     """Largest sum of live tensors at any point of the given order: a bound, without any allocator's tricks."""
 
 
 def model_cost(model: Model, shapes: Shapes) -> ModelCost:
     """Return the costs of ``model`` at fixed ``shapes`` (see ``concrete_shapes``)."""
-    counted: set[int] = set()
     live = _live_bytes(model.graph, shapes)
+    charged = _charge_constants(model)
     layers = []
     for _, node in graph_nodes(model.graph):
         anchor = next((tensor.name for tensor in node.outputs if tensor.name), node.name)
-        size, params = _constants(node, counted)
+        size, params = charged.get(id(node), (0, 0))
         macs = node_macs(node, shapes)
-        layers.append(LayerCost(anchor, _op_name(node), node.name, size, params, macs, live.get(id(node), 0)))
+        layers.append(LayerCost(anchor, _op_name(node), node.name, size, params, macs, live.get(id(node))))
+    macs_of = [layer.macs for layer in layers if layer.macs is not None]
+    known = [size for size in live.values() if size is not None]
     return ModelCost(
         layers=tuple(layers),
         nodes=len(layers),
         bytes=sum(layer.bytes for layer in layers),
         params=sum(layer.params for layer in layers),
-        macs=sum(layer.macs for layer in layers),
-        peak_activation_bytes=max(live.values(), default=0),
+        macs=sum(macs_of) if len(macs_of) == len(layers) else None,
+        peak_activation_bytes=max(known, default=0) if len(known) == len(live) else None,
     )
 
 
-def node_macs(node: Node, shapes: Shapes) -> int:
-    """Return a node's multiply-accumulates; 0 for operators that have none or whose shapes are unknown."""
+def node_macs(node: Node, shapes: Shapes) -> int | None:
+    """Return a node's multiply-accumulates: 0 for operators that have none, None where a shape is unknown."""
     count = _MACS.get(node.op)
     return 0 if count is None else count(node, shapes)
 
@@ -73,15 +81,25 @@ def _op_name(node: Node) -> str:
     return node.op if node.domain in (None, "", "ai.onnx") else f"{node.domain}:{node.op}"
 
 
-def _constants(node: Node, counted: set[int]) -> tuple[int, int]:
-    size = params = 0
-    held = [*node.inputs, *(value for value in node.attrs.values() if isinstance(value, Constant))]
-    for tensor in held:
-        if isinstance(tensor, Constant) and id(tensor) not in counted:
-            counted.add(id(tensor))
-            size += constant_bytes(tensor)
-            params += math.prod(tensor.shape)
-    return size, params
+def _charge_constants(model: Model) -> dict[int, tuple[int, int]]:
+    """Return (bytes, parameters) by id of the node they are charged to."""
+    charged: dict[int, tuple[int, int]] = {}
+    counted: set[int] = set()
+    for _, node in graph_nodes(model.graph):
+        owner = _owner(node)
+        for tensor in (*node.inputs, *(value for value in node.attrs.values() if isinstance(value, Constant))):
+            if isinstance(tensor, Constant) and id(tensor) not in counted:
+                counted.add(id(tensor))
+                size, params = charged.get(id(owner), (0, 0))
+                charged[id(owner)] = (size + constant_bytes(tensor), params + math.prod(tensor.shape))
+    return charged
+
+
+def _owner(node: Node) -> Node:
+    """Return the layer that constants of ``node`` belong to: a stored weight's DequantizeLinear has none of its own."""
+    if node.op == "DequantizeLinear" and isinstance(node.inputs[0], Constant) and node.outputs[0].outputs:
+        return node.outputs[0].outputs[0]
+    return node
 
 
 def _shape(tensor: Tensor, shapes: Shapes) -> tuple[int, ...] | None:
@@ -90,89 +108,98 @@ def _shape(tensor: Tensor, shapes: Shapes) -> tuple[int, ...] | None:
     return shapes.get(tensor.name)
 
 
-def _tensor_bytes(tensor: Tensor, shapes: Shapes) -> int:
-    shape = _shape(tensor, shapes)
+def _tensor_bytes(tensor: Tensor, shapes: Shapes) -> int | None:
+    if isinstance(tensor, Constant) or tensor.is_empty():
+        return 0
+    shape = shapes.get(tensor.name)
     dtype = numpy_dtype(tensor.dtype) or np.dtype(np.float32)
-    return 0 if shape is None or isinstance(tensor, Constant) else math.prod(shape) * max(dtype.itemsize, 1)
+    return None if shape is None else math.prod(shape) * max(dtype.itemsize, 1)
 
 
-def _live_bytes(graph: Graph, shapes: Shapes) -> dict[int, int]:
+def _live_bytes(graph: Graph, shapes: Shapes) -> dict[int, int | None]:
     """Return, by id of each node of the main graph, the bytes of all tensors alive while it runs.
 
-    Walks the nodes in order, adding outputs and dropping each tensor after its last reader.
+    Walks the nodes in order, adding outputs and dropping each tensor after its last reader. While a tensor of unknown
+    size is alive, the sum is unknown.
     """
-    last: dict[int, int] = {}
-    for index, node in enumerate(graph.nodes):
-        for tensor in (*node.inputs, *(t for g in node.subgraphs(recursive=True) for n in g.nodes for t in n.inputs)):
-            last[id(tensor)] = index
-    for tensor in graph.outputs:
-        last[id(tensor)] = len(graph.nodes)
-    sizes = {id(tensor): _tensor_bytes(tensor, shapes) for tensor in graph.inputs}
-    total = sum(sizes.values())
-    live: dict[int, int] = {}
+    last = _last_readers(graph)
+    alive = {id(tensor): _tensor_bytes(tensor, shapes) for tensor in graph.inputs}
+    total, unknown = sum(size or 0 for size in alive.values()), sum(size is None for size in alive.values())
+    live: dict[int, int | None] = {}
     for index, node in enumerate(graph.nodes):
         for tensor in node.outputs:
-            sizes[id(tensor)] = _tensor_bytes(tensor, shapes)
-            total += sizes[id(tensor)]
-        live[id(node)] = total
-        for key in {id(tensor) for tensor in (*node.inputs, *node.outputs)}:
+            size = alive[id(tensor)] = _tensor_bytes(tensor, shapes)
+            total, unknown = total + (size or 0), unknown + (size is None)
+        live[id(node)] = None if unknown else total
+        for key in {id(tensor) for tensor in (*node.inputs, *node.outputs)} & alive.keys():
             if last.get(key, index) <= index:
-                total -= sizes.pop(key, 0)
+                size = alive.pop(key)
+                total, unknown = total - (size or 0), unknown - (size is None)
     return live
+
+
+def _last_readers(graph: Graph) -> dict[int, int]:
+    """Return, by id of each tensor, the index of the last node that reads it; outputs are read after the end."""
+    last: dict[int, int] = {}
+    for index, node in enumerate(graph.nodes):
+        inner = (tensor for g in node.subgraphs(recursive=True) for n in g.nodes for tensor in n.inputs)
+        last.update(dict.fromkeys((id(tensor) for tensor in (*node.inputs, *inner)), index))
+    last.update(dict.fromkeys((id(tensor) for tensor in graph.outputs), len(graph.nodes)))
+    return last
 
 
 # ---- multiply-accumulates, one function per family of operators ----------------------------------------------
 
 
-def _conv(weight_index: int) -> Callable[[Node, Shapes], int]:
+def _conv(weight_index: int) -> Callable[[Node, Shapes], int | None]:
     """Each output element sums over Cin/group · k1 · k2 …: the weight's dimensions after the first."""
 
-    def count(node: Node, shapes: Shapes) -> int:
+    def count(node: Node, shapes: Shapes) -> int | None:
         weight, out = _shape(node.inputs[weight_index], shapes), _shape(node.outputs[0], shapes)
-        return 0 if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
+        return None if weight is None or out is None else math.prod(out) * math.prod(weight[1:])
 
     return count
 
 
-def _conv_transpose(node: Node, shapes: Shapes) -> int:
+def _conv_transpose(node: Node, shapes: Shapes) -> int | None:
     """Each input element is scattered over Cout/group · k1 · k2 …."""
     data, weight = _shape(node.inputs[0], shapes), _shape(node.inputs[1], shapes)
-    return 0 if weight is None or data is None else math.prod(data) * math.prod(weight[1:])
+    return None if weight is None or data is None else math.prod(data) * math.prod(weight[1:])
 
 
-def _matmul(left: int, right: int) -> Callable[[Node, Shapes], int]:
+def _matmul(left: int, right: int) -> Callable[[Node, Shapes], int | None]:
     """The output's elements times the inner dimension; the left operand's last axis, or first when transposed."""
 
-    def count(node: Node, shapes: Shapes) -> int:
+    def count(node: Node, shapes: Shapes) -> int | None:
         a, out = _shape(node.inputs[left], shapes), _shape(node.outputs[0], shapes)
         b = _shape(node.inputs[right], shapes)
         if not a or not b or out is None:
-            return 0
+            return None
         inner = a[0] if node.attrs.get("transA") else a[-1]
         return math.prod(out) * inner
 
     return count
 
 
-def _nbits(node: Node, shapes: Shapes) -> int:
+def _nbits(node: Node, shapes: Shapes) -> int | None:
     out = _shape(node.outputs[0], shapes)
-    return 0 if out is None else math.prod(out) * int(node.attrs.get("K", 0))
+    return None if out is None else math.prod(out) * int(node.attrs.get("K", 0))
 
 
-def _recurrent(node: Node, shapes: Shapes) -> int:
+def _recurrent(node: Node, shapes: Shapes) -> int | None:
     """Every step applies the input and the recurrent weights, whose first axes hold directions and gates."""
     data, weight = _shape(node.inputs[0], shapes), _shape(node.inputs[1], shapes)
     recurrent = _shape(node.inputs[2], shapes)
     if data is None or weight is None or recurrent is None:
-        return 0
+        return None
     return data[0] * data[1] * (math.prod(weight) + math.prod(recurrent))
 
 
-def _attention(node: Node, shapes: Shapes) -> int:
+def _attention(node: Node, shapes: Shapes) -> int | None:
     """Scores Q·Kᵀ and their product with V, for the standard operator (opset 23), 3-D or 4-D inputs."""
     q, k, v = (_shape(tensor, shapes) for tensor in node.inputs[:3])
     if q is None or k is None or v is None:
-        return 0
+        return None
     if len(q) == 4:
         batch, heads, queries, width = q
         return batch * heads * queries * k[2] * (width + v[3])
@@ -180,7 +207,7 @@ def _attention(node: Node, shapes: Shapes) -> int:
     return batch * queries * k[1] * (hidden + hidden * v[2] // max(k[2], 1))
 
 
-_MACS: dict[str, Callable[[Node, Shapes], int]] = {
+_MACS: dict[str, Callable[[Node, Shapes], int | None]] = {
     "Conv": _conv(1),
     "ConvInteger": _conv(1),
     "FusedConv": _conv(1),

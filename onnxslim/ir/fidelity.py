@@ -123,6 +123,9 @@ def put_back(graph: onnx.GraphProto, notes: Notes) -> None:
                 node.MergeFrom(notes.nodes[key])
         for value in (*current.input, *current.output, *current.value_info):
             _restore_type(value, notes.values.get(value.name))
+        declared = [value for value in current.value_info if value.name in notes.values]
+        del current.value_info[:]  # what inference found for us, it finds again: the file need not carry it
+        current.value_info.extend(declared)
     _hoist_captured_weights(graph, notes.outer_weights)
     _restore_inputs(graph, notes)
     names = {name for node in graph.node for name in (*node.input, *node.output)}

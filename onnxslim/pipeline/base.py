@@ -35,7 +35,8 @@ class Costs:
 
     bytes: int
     params: int
-    macs: int
+    macs: int | None
+    """None where a shape is unknown."""
 
 
 NO_COSTS = Costs(0, 0, 0)

@@ -254,9 +254,10 @@ def _result(tally: _Tally, before: Costs, after: Costs, validation: Any) -> Pass
     )
 
 
-def _add(left: Costs, right: Costs) -> Costs:
-    return Costs(left.bytes + right.bytes, left.params + right.params, left.macs + right.macs)
+def _add(left: Costs, right: Costs, sign: int = 1) -> Costs:
+    macs = None if left.macs is None or right.macs is None else left.macs + sign * right.macs
+    return Costs(left.bytes + sign * right.bytes, left.params + sign * right.params, macs)
 
 
 def _subtract(left: Costs, right: Costs) -> Costs:
-    return Costs(left.bytes - right.bytes, left.params - right.params, left.macs - right.macs)
+    return _add(left, right, -1)

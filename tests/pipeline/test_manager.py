@@ -208,7 +208,7 @@ def test_a_pass_that_never_rests_is_stopped() -> None:
 def test_samples_are_asked_for_before_anything_runs() -> None:
     model = load()
     before = model.to_bytes()
-    with pytest.raises(SpecError, match="'planned-scale' needs samples.*--data"):
+    with pytest.raises(SpecError, match=r"'planned-scale' needs samples.*--data"):
         manage(model, CancelNegs(), PlannedScale())
     assert model.to_bytes() == before
 
