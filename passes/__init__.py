@@ -1,1 +1,35 @@
-"""."""
+"""The passes, one rewrite a file. Imported as ``onnxslim.passes``; the folder lies at the top of the repository."""
+
+from __future__ import annotations
+
+if __name__ != "onnxslim.passes":
+    raise ImportError("import onnxslim.passes, not the folder 'passes' by itself")
+
+from onnxslim.passes.collapse_shapes import CollapseShapes
+from onnxslim.passes.fold_affine import FoldAffine
+from onnxslim.passes.fold_batchnorm import FoldBatchNorm
+from onnxslim.passes.fold_constants import FoldConstants
+from onnxslim.passes.fold_pad import FoldPad
+from onnxslim.passes.infer_shapes import InferShapes
+from onnxslim.passes.merge_duplicates import MergeDuplicates
+from onnxslim.passes.remove_dead import RemoveDead
+from onnxslim.passes.remove_noops import RemoveNoops
+from onnxslim.pipeline import Pass
+
+EXACT_PASSES: tuple[type[Pass], ...] = (
+    InferShapes,
+    FoldConstants,
+    CollapseShapes,
+    RemoveNoops,
+    FoldPad,
+    FoldBatchNorm,
+    FoldAffine,
+    MergeDuplicates,
+    RemoveDead,
+)
+"""What ``exact`` stands for, in order."""
+
+PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES,)
+"""Every pass of this package."""
+
+__all__ = ["EXACT_PASSES", "PASSES"]

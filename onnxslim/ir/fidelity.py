@@ -8,7 +8,7 @@ anchor of everything in this project, so they survive copies and follow nodes th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
 import onnx
@@ -114,8 +114,18 @@ def _note_node(node: onnx.NodeProto, into: dict[tuple[str, str], onnx.NodeProto]
         node.attribute.extend(kept)
 
 
-def put_back(graph: onnx.GraphProto, notes: Notes) -> None:
-    """Put everything noted back into an exported ``graph``, where what it belonged to still exists."""
+def shared_constants(graph: Graph) -> set[str]:
+    """Return the names of constants of the main graph that subgraphs read too."""
+    own = {id(t) for node in graph.nodes for t in node.inputs if isinstance(t, Constant)}
+    inner = (t for sub in graph.subgraphs(recursive=True) for node in sub.nodes for t in node.inputs)
+    return {tensor.name for tensor in inner if id(tensor) in own}
+
+
+def put_back(graph: onnx.GraphProto, notes: Notes, shared: Set[str]) -> None:
+    """Put everything noted back into an exported ``graph``, where what it belonged to still exists.
+
+    ``shared`` names constants that the main graph and its subgraphs both read: they are stored once.
+    """
     for current in _graphs(graph):
         for node in current.node:
             key = _key(node)
@@ -126,7 +136,7 @@ def put_back(graph: onnx.GraphProto, notes: Notes) -> None:
         declared = [value for value in current.value_info if value.name in notes.values]
         del current.value_info[:]  # what inference found for us, it finds again: the file need not carry it
         current.value_info.extend(declared)
-    _hoist_captured_weights(graph, notes.outer_weights)
+    _hoist_captured_weights(graph, notes.outer_weights | shared)
     _restore_inputs(graph, notes)
     names = {name for node in graph.node for name in (*node.input, *node.output)}
     graph.metadata_props.extend(notes.shell.metadata_props)

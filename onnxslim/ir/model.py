@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx_graphsurgeon import Graph, Tensor, Variable, import_onnx
+from onnx_graphsurgeon import Graph, Node, Tensor, Variable, import_onnx
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
@@ -93,7 +93,7 @@ class Model:
     def proto(self) -> onnx.ModelProto:
         """Return the model as a new ModelProto, with everything that was read and not changed."""
         exported = OnnxExporter.export_graph(self.graph, do_type_check=False)
-        fidelity.put_back(exported, self._notes)
+        fidelity.put_back(exported, self._notes, fidelity.shared_constants(self.graph))
         proto = onnx.ModelProto()
         proto.CopyFrom(self._shell)
         proto.graph.CopyFrom(exported)
@@ -112,6 +112,14 @@ class Model:
         proto.CopyFrom(self._shell)
         proto.ir_version = max(4, self.ir_version)
         skeletons.fill(proto.graph, self.graph, largest)
+        return proto
+
+    def extract(self, nodes: Sequence[Node], outputs: Sequence[str]) -> onnx.ModelProto:
+        """Return a model of ``nodes`` alone, which read nothing but constants and each other."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._shell)
+        proto.ir_version = max(4, self.ir_version)
+        skeletons.fill_nodes(proto.graph, nodes, outputs)
         return proto
 
     def to_bytes(self) -> bytes:

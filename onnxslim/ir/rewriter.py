@@ -33,6 +33,7 @@ class Rewriter:
         self.skipped: list[Mismatch] = []
         self._dead: dict[int, Node] = {}
         self._names: set[str] | None = None
+        self._homes: dict[int, Graph] | None = None
         self._serial: dict[str, int] = {}
         self._inserted = False
         self._outputs = {id(tensor): graph for graph in model.graphs() for tensor in graph.outputs}
@@ -45,8 +46,16 @@ class Rewriter:
         return id(tensor) in self._outputs
 
     def is_private(self, tensor: Tensor) -> bool:
-        """Whether exactly one node reads ``tensor``, once, and no graph returns it."""
-        return len(tensor.outputs) == 1 and not self.is_output(tensor)
+        """Whether one node of its producer's own graph reads ``tensor``, once, and no other reader exists."""
+        if len(tensor.outputs) != 1 or self.is_output(tensor):
+            return False
+        return not tensor.inputs or self.home(tensor.inputs[0]) is self.home(tensor.outputs[0])
+
+    def home(self, node: Node) -> Graph:
+        """Return the graph, main or subgraph, that holds ``node``."""
+        if self._homes is None:
+            self._homes = {id(node): graph for graph in self.model.graphs() for node in graph.nodes}
+        return self._homes[id(node)]
 
     def alive(self, node: Node) -> bool:
         """Whether ``node`` is still part of the graph."""
@@ -95,7 +104,10 @@ class Rewriter:
         for tensor in outputs:
             tensor.inputs.clear()
         node = Node(op, name, dict(attrs or {}), list(inputs), list(outputs), domain)
-        (self.model.graph if graph is None else graph).nodes.append(node)
+        home = self.model.graph if graph is None else graph
+        home.nodes.append(node)
+        if self._homes is not None:
+            self._homes[id(node)] = home
         self._inserted = True
         self.edits += 1
         return node
@@ -160,7 +172,7 @@ class Rewriter:
         if not source.inputs or id(source) in self._outputs or id(source) in self._sealed:
             return False
         maker = source.inputs[0]
-        if all(maker is not node for node in graph.nodes):
+        if self.home(maker) is not graph:
             return False
         output.inputs.clear()
         index = next(i for i, tensor in enumerate(maker.outputs) if tensor is source)
@@ -173,8 +185,22 @@ class Rewriter:
         self.edits += 1
         return True
 
+    def fold(self, tensor: Tensor, values: npt.NDArray[Any] | Constant) -> bool:
+        """Let every reader of ``tensor`` read a constant of the same name instead.
+
+        Returns:
+            False, with nothing changed, where a graph returns ``tensor``.
+        """
+        if self.is_output(tensor):
+            return False
+        data = values._values if isinstance(values, Constant) else np.ascontiguousarray(values).reshape(values.shape)
+        return self.replace(tensor, Constant(tensor.name, data))
+
     def remove(self, node: Node) -> None:
-        """Remove ``node``. Its outputs must have no readers left; :meth:`finish` drops it from the list."""
+        """Remove ``node`` and what it captures. Its outputs must have no readers; :meth:`finish` drops it."""
+        for inner in node.subgraphs(recursive=True):
+            for nested in inner.nodes:
+                nested.inputs.clear()
         node.inputs.clear()
         node.outputs.clear()
         self._dead[id(node)] = node

@@ -1,9 +1,11 @@
-"""A graph without its weights: small enough to run shape inference on as often as one likes."""
+"""Parts of a graph as protos: all of it without weights, for shape inference, or a few nodes, to be evaluated."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
-from onnx_graphsurgeon import Constant, Graph, Tensor, Variable
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxslim.ir.lookup import constant_bytes, is_standard
@@ -42,3 +44,16 @@ def _add_constant(into: onnx.GraphProto, tensor: Constant, largest: int) -> None
 
 def _declare(tensor: Tensor) -> onnx.ValueInfoProto:
     return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+
+
+def fill_nodes(into: onnx.GraphProto, nodes: Sequence[Node], outputs: Sequence[str]) -> None:
+    """Write ``nodes`` and the constants they read into the empty proto ``into``, which returns ``outputs``."""
+    into.name = "extract"
+    seen: set[str] = set()
+    for node in nodes:
+        into.node.append(OnnxExporter.export_node(node))
+        for tensor in node.inputs:
+            if isinstance(tensor, Constant) and tensor.name not in seen:
+                seen.add(tensor.name)
+                into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+    into.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)

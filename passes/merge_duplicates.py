@@ -1,0 +1,96 @@
+"""merge-duplicates: the same constant is stored once, and the same thing is computed once.
+
+Given   two constants of equal type, shape and bytes → Result: one, read by all
+Given   two nodes with the same operator, attributes and inputs → Result: one, whose outputs all read
+
+Left alone: random operators and a Dropout that trains (each draws anew), operators outside the standard (nothing is known of
+them), nodes with subgraphs, constants that subgraphs hold, and a node whose output's name a graph returns while its twin's
+is returned too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from onnxslim.ir import Constant, Graph, Node, Rewriter, is_standard
+from onnxslim.pipeline import Effect, Pass, PassContext
+
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+@dataclass(frozen=True)
+class MergeDuplicates(Pass):
+    """Store equal constants once and compute equal nodes once."""
+
+    name = "merge-duplicates"
+    effect = Effect.EXACT
+
+    def run(self, rewriter: Rewriter, context: PassContext) -> None:
+        """Constants first, so that nodes that read equal constants become equal."""
+        _merge_constants(rewriter.model.graph, rewriter)
+        for graph in list(rewriter.model.graphs()):
+            _merge_nodes(graph, rewriter)
+
+
+def _merge_constants(graph: Graph, rewriter: Rewriter) -> None:
+    groups: dict[tuple[Any, ...], list[Constant]] = {}
+    for constant in _constants(graph):
+        groups.setdefault((str(constant.dtype), tuple(constant.shape)), []).append(constant)
+    for group in groups.values():
+        first: dict[bytes, Constant] = {}
+        for constant in group if len(group) > 1 else ():
+            kept = first.setdefault(_digest(constant), constant)
+            if kept is not constant and not rewriter.is_output(constant):
+                rewriter.replace(constant, kept)
+
+
+def _constants(graph: Graph) -> Iterator[Constant]:
+    """Yield each constant that a node of ``graph`` itself reads, once."""
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, Constant) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
+
+
+def _digest(constant: Constant) -> bytes:
+    values = constant.values
+    data = repr(values.tolist()).encode() if values.dtype == object else values.tobytes()
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _merge_nodes(graph: Graph, rewriter: Rewriter) -> None:
+    first: dict[tuple[Any, ...], Node] = {}
+    for node in list(graph.nodes):
+        key = _key(node) if rewriter.alive(node) else None
+        if key is None:
+            continue
+        kept = first.setdefault(key, node)
+        if kept is not node and _replaceable(kept, node, rewriter):
+            for mine, theirs in zip(node.outputs, kept.outputs, strict=True):
+                rewriter.replace(mine, theirs)
+            rewriter.remove(node)
+
+
+def _replaceable(kept: Node, node: Node, rewriter: Rewriter) -> bool:
+    """Whether no pair of outputs has two names that graphs return."""
+    return not any(rewriter.is_output(a) and rewriter.is_output(b) for a, b in zip(kept.outputs, node.outputs, strict=True))
+
+
+def _key(node: Node) -> tuple[Any, ...] | None:
+    """Return what makes two nodes compute the same, None for nodes that may never be merged."""
+    if not is_standard(node) or node.op in _RANDOM or not node.inputs:
+        return None
+    if node.op == "Dropout" and len(node.inputs) > 2:
+        return None
+    attrs = []
+    for name, value in sorted(node.attrs.items()):
+        if not isinstance(value, (int, float, str, list)):
+            return None  # a subgraph, a tensor, or something rarer
+        attrs.append((name, repr(value)))
+    inputs = tuple(id(tensor) if tensor.name else 0 for tensor in node.inputs)
+    return node.op, tuple(attrs), inputs, tuple(bool(tensor.name) for tensor in node.outputs)
