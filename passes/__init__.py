@@ -11,6 +11,7 @@ from onnxslim.passes.fold_batchnorm import FoldBatchNorm
 from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.fold_pad import FoldPad
 from onnxslim.passes.infer_shapes import InferShapes
+from onnxslim.passes.join_slices import JoinSlices
 from onnxslim.passes.merge_duplicates import MergeDuplicates
 from onnxslim.passes.remove_dead import RemoveDead
 from onnxslim.passes.remove_noops import RemoveNoops
@@ -21,6 +22,7 @@ EXACT_PASSES: tuple[type[Pass], ...] = (
     FoldConstants,
     CollapseShapes,
     RemoveNoops,
+    JoinSlices,
     FoldPad,
     FoldBatchNorm,
     FoldAffine,

@@ -110,7 +110,9 @@ def _scaled(layer: Layer, scale: Array) -> Array:
         return weight * (scale[:, None] if node.attrs.get("transB") else scale[None, :])
     if node.op == "Conv":
         return weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))
-    groups = int(node.attrs.get("group", 1))  # ConvTranspose: (Cin, Cout/groups, …), the groups follow each other in Cin
+    groups = int(
+        node.attrs.get("group", 1)
+    )  # ConvTranspose: (Cin, Cout/groups, …), the groups follow each other in Cin
     grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     factors = scale.reshape((groups, 1, weight.shape[1]) + (1,) * (weight.ndim - 2))
     return (grouped * factors).reshape(weight.shape)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.ir import Graph, Node, Rewriter, Tensor, array_of, dims_of, is_standard, numpy_dtype, producer
+from onnxslim.ir import Node, Rewriter, Tensor, array_of, dims_of, is_standard, numpy_dtype
 from onnxslim.pipeline import Effect, Pass, PassContext
 
 Element = int | str | tuple[int, int] | None
@@ -105,7 +105,7 @@ def _target(elements: Sequence[Element], data: Tensor) -> list[int] | None:
 
 
 def _dimension(tensor: Tensor, axis: int) -> Element:
-    """Return one dimension: its number, its symbol, or the dimension itself as something known only to be equal to itself."""
+    """Return one dimension: its number, its symbol, or (tensor, axis), which is known to be equal to itself alone."""
     dims = dims_of(tensor)
     dim = None if dims is None else dims[axis]
     return (id(tensor), axis) if dim is None else dim

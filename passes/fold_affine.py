@@ -1,6 +1,6 @@
 """fold-affine: a constant multiplied with or added to a linear layer's output becomes part of its weights.
 
-Given   y = Conv(x, W, b),  z = s·y,  z = y + t,  z = y − t,  z = t − y  or  z = y / d     (s, t, d constant per channel)
+Given   y = Conv(x, W, b),  z = s·y,  z = y + t,  z = y − t,  z = t − y  or  z = y / d    (s, t, d constant per channel)
 Result  z = Conv(x, W', b')  with  W'_c = s_c·W_c  and  b'_c = s_c·b_c + t_c; also ConvTranspose and Gemm.
 
 Left alone: a layer's output that is read by other nodes or returned by a graph; a constant that varies over anything

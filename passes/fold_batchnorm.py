@@ -3,7 +3,8 @@
 Given   y = Conv(x, W, b),  z = BatchNormalization(y, γ, β, μ, σ²)       (inference form; also ConvTranspose and Gemm)
 Result  z = Conv(x, W', b')  with  s = γ / √(σ² + ε),  W'_c = s_c·W_c,  b'_c = s_c·(b_c − μ_c) + β_c
 
-(Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", §3.2.)
+(Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+§3.2.)
 
 Left alone, with the reason: the layer's output is read by other nodes or returned by a graph; parameters that are not
 constant; training mode or more than one output in use; a variance below −ε; weights that would overflow their type.

@@ -7,7 +7,7 @@ Left alone:
 
 1. random operators, a Dropout that trains, operators outside the standard, nodes with subgraphs;
 2. QuantizeLinear and DequantizeLinear of constants: they are the integer form of a weight, not a calculation to save;
-3. results larger than :data:`GROWTH` times the constants they replace and than :data:`FREE_BYTES`: the file must not grow;
+3. results larger than the constants they replace (and than :data:`FREE_BYTES`): the file must not grow;
 4. operators that can create large tensors from small ones, while their result's shape is unknown;
 5. results that a graph returns, and those that onnxruntime does not compute.
 """

@@ -71,7 +71,7 @@ def zero_pads(pad: Node, rank: int) -> Sequence[int] | str:
         arrays = [array for array in given if array is not None]
         value = float(arrays[1].reshape(-1)[0]) if len(arrays) > 1 else 0.0
         axes = arrays[2].tolist() if len(arrays) > 2 and pad.inputs[3].name else list(range(rank))
-        pads = _on_all_axes(arrays[0].tolist(), axes, rank)
+        pads = _on_all_axes([int(p) for p in arrays[0]], [int(a) for a in axes], rank)
     if value != 0.0:
         return f"it pads with {value:g}"
     if len(pads) != 2 * rank or min(pads) < 0:

@@ -10,8 +10,8 @@ Given → Result, numbered as in the code:
 5. Reshape of Reshape, Flatten, Squeeze or Unsqueeze → one Reshape;
 6. Relu of Relu → one Relu.
 
-Left alone: what returns a graph's input or constant under an output's name (nothing else could bear the name); shapes that
-are not known to be equal; a training Dropout, or one whose mask is used.
+Left alone: what returns a graph's input or constant under an output's name (nothing else could bear the name); shapes
+that are not known to be equal; a training Dropout, or one whose mask is used.
 """
 
 from __future__ import annotations

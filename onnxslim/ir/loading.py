@@ -20,8 +20,8 @@ OLDEST_IR_VERSION = 3
 OLDEST_OPSET = 7
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """Read and check the model at ``path``, external data included.
+def read(path: Path) -> tuple[onnx.ModelProto, int]:
+    """Read the model at ``path``, external data included; return it with its size in bytes.
 
     Raises:
         ModelError: missing, unreadable, truncated, not ONNX, invalid, or with missing external data.
@@ -35,6 +35,7 @@ def read(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}: check its permissions") from None
     model = parse(data, str(path))
+    externals = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except FileNotFoundError as error:
@@ -42,7 +43,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: external data is missing: {missing}: put it beside the model") from None
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"{path}: external data cannot be used: {one_line(error)}: export the model again") from None
-    return model
+    return model, len(data) + sum(len(t.raw_data) for t in externals)
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -61,8 +62,8 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
     return model
 
 
-def check(model: onnx.ModelProto, where: str) -> None:
-    """Check that ``model`` is valid ONNX of a version this tool understands.
+def check(model: onnx.ModelProto, where: str, size: int) -> None:
+    """Check that ``model``, of ``size`` bytes, is valid ONNX of a version this tool understands.
 
     Raises:
         ModelError: with the checker's first line.
@@ -72,7 +73,7 @@ def check(model: onnx.ModelProto, where: str) -> None:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if 0 < opset < OLDEST_OPSET:
         raise ModelError(f"{where}: opset {opset} is older than {OLDEST_OPSET}: convert it with onnx.version_converter")
-    if model.ByteSize() > PROTOBUF_LIMIT:
+    if size > PROTOBUF_LIMIT:
         return  # the checker reads serialized bytes; onnxruntime checks such a model when it loads it
     try:
         onnx.checker.check_model(model)

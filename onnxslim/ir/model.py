@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx_graphsurgeon import Graph, Node, Tensor, Variable, import_onnx
+from google.protobuf.message import EncodeError
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable, import_onnx
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxslim.errors import ModelError, OutputError, one_line
 from onnxslim.ir import fidelity, loading, saving, skeletons
-from onnxslim.ir.lookup import Dim, numpy_dtype
+from onnxslim.ir.lookup import Dim, constant_bytes, numpy_dtype
 
 G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # its messages address its developers; ours carry what matters
 
@@ -40,6 +41,8 @@ class Model:
     def __init__(self, graph: Graph, shell: onnx.ModelProto, notes: fidelity.Notes, path: Path | None) -> None:
         self.graph = graph
         self.path = path
+        self.nested = any(True for _ in graph.subgraphs())
+        """Whether any node holds a subgraph; looking is slow, so it is remembered."""
         self._shell = shell
         self._notes = notes
 
@@ -56,15 +59,15 @@ class Model:
         if isinstance(source, onnx.ModelProto):
             proto = onnx.ModelProto()
             proto.CopyFrom(source)
-            where = "the given ModelProto"
+            where, size = "the given ModelProto", proto.ByteSize()
         elif isinstance(source, bytes):
-            where = "the given bytes"
+            where, size = "the given bytes", len(source)
             proto = loading.parse(source, where)
         else:
             path = Path(source)
             where = str(path)
-            proto = loading.read(path)
-        loading.check(proto, where)
+            proto, size = loading.read(path)
+        loading.check(proto, where, size)
         return cls._import(proto, where, path)
 
     @classmethod
@@ -139,11 +142,12 @@ class Model:
         target = Path(path)
         if self.path is not None and target.exists() and self.path.exists() and target.samefile(self.path):
             raise OutputError(f"{target} is the input itself: name another file to write")
-        proto = self.proto()
-        external = proto.ByteSize() > saving.EXTERNAL_ABOVE
-        if external and self.path is not None and target.resolve().parent == self.path.resolve().parent:
+        if self.weight_bytes() <= saving.EXTERNAL_ABOVE:
+            saving.write_bytes(target, self.to_bytes())
+            return
+        if self.path is not None and target.resolve().parent == self.path.resolve().parent:
             self._refuse_data_collision(target)
-        saving.write_model(proto, target, b"" if external else _serialize(proto), external=external)
+        saving.write_external(self.proto(), target)
 
     def _refuse_data_collision(self, target: Path) -> None:
         assert self.path is not None  # noqa: S101  (the caller's condition)
@@ -230,7 +234,13 @@ class Model:
     def graphs(self) -> Iterator[Graph]:
         """Yield the main graph, then every subgraph at any depth."""
         yield self.graph
-        yield from self.graph.subgraphs(recursive=True)
+        if self.nested:
+            yield from self.graph.subgraphs(recursive=True)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of all constants."""
+        held = {id(t): t for g in self.graphs() for node in g.nodes for t in node.inputs if isinstance(t, Constant)}
+        return sum(constant_bytes(tensor) for tensor in held.values())
 
     def copy(self) -> Model:
         """Return an independent copy. Weights are shared: replace constants, never write into them."""
@@ -241,6 +251,7 @@ class Model:
     def restore(self, snapshot: Model) -> None:
         """Become what ``snapshot``, a copy of this model, is. The snapshot must not be used afterwards."""
         self.graph = snapshot.graph
+        self.nested = snapshot.nested
         self._shell = snapshot._shell
 
     def text(self) -> str:
@@ -262,9 +273,10 @@ def external_files(path: Path) -> set[str]:
 
 
 def _serialize(proto: onnx.ModelProto) -> bytes:
-    if proto.ByteSize() > loading.PROTOBUF_LIMIT:
-        raise ModelError("the model is larger than protobuf's 2 GiB: save it to a path, with external data")
-    return bytes(proto.SerializeToString(deterministic=True))
+    try:
+        return bytes(proto.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError):
+        raise ModelError("the model is larger than protobuf's 2 GiB: save it to a path, with external data") from None
 
 
 def _spec(tensor: Any) -> TensorSpec:

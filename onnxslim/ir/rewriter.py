@@ -104,6 +104,7 @@ class Rewriter:
         for tensor in outputs:
             tensor.inputs.clear()
         node = Node(op, name, dict(attrs or {}), list(inputs), list(outputs), domain)
+        self.model.nested = self.model.nested or any(True for _ in node.subgraphs())
         home = self.model.graph if graph is None else graph
         home.nodes.append(node)
         if self._homes is not None:

@@ -15,25 +15,12 @@ EXTERNAL_ABOVE = PROTOBUF_LIMIT - 64 * 2**20
 """Models larger than this many bytes get their weights in ``NAME.data``: protobuf ends at 2 GiB."""
 
 
-def write_model(model: onnx.ModelProto, path: Path, data: bytes, *, external: bool) -> None:
-    """Write ``model`` to ``path``, its weights to ``path`` + ``.data`` when ``external``.
-
-    Args:
-        model: consumed: writing external data moves the weights out of it.
-        path: overwritten if it exists, untouched if anything fails.
-        data: ``model`` serialized, written as it is unless ``external``.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to a temporary name beside ``path``, then rename it there.
 
     Raises:
         OutputError: the place cannot be written.
     """
-    if external:
-        _write_external(model, path)
-    else:
-        write_bytes(path, data)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary name beside ``path``, then rename it there."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
@@ -55,7 +42,12 @@ def _umask() -> int:
     return mask
 
 
-def _write_external(model: onnx.ModelProto, path: Path) -> None:
+def write_external(model: onnx.ModelProto, path: Path) -> None:
+    """Write ``model`` to ``path`` and its weights to ``path`` + ``.data``. Consumes the model.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
     location = f"{path.name}.data"
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
