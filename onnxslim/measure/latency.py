@@ -1,0 +1,220 @@
+"""Latency of a candidate against its reference on this machine, honest about its own noise.
+
+The models race in one child process (see ``race``): interleaved in random order, thread CPU time with one thread and
+wall clock with more. The speed-up is the median of per-round ratios, its interval a seeded bootstrap of rounds. The
+reference also races itself; when that shows a difference that matters against the effect, the result is not ``stable``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.errors import ModelError
+from onnxslim.measure.race import WARMUP
+from onnxslim.runtime import Feed
+from onnxslim.runtime.profile import NodeTime, profile
+
+Progress = Callable[[str, int, int], None]
+Times = npt.NDArray[np.float64]
+
+LEAST_ROUNDS, MOST_ROUNDS = 15, 200
+NOISE = 0.03
+"""An A/A difference up to this is a quiet machine."""
+
+
+@dataclass(frozen=True)
+class LatencyProtocol:
+    """How it was measured."""
+
+    threads: int
+    warmup: int
+    runs: int
+    order: str
+    clock: str
+
+
+@dataclass(frozen=True)
+class LatencySide:
+    """One model's times in milliseconds, and the peak resident memory of a process that runs it alone."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    load_ms: float | None = None
+    peak_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerLatency:
+    """One node's time on both sides; ``origin`` is None for what the runtime inserted."""
+
+    node: str
+    op: str
+    origin: str | None
+    reference_us: float | None
+    candidate_us: float | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A race between a reference and a candidate; ``speedup`` is reference / candidate."""
+
+    protocol: LatencyProtocol
+    reference: LatencySide
+    candidate: LatencySide | None = None
+    speedup: float | None = None
+    interval: tuple[float, float] | None = None
+    stable: bool | None = None
+    layers: tuple[LayerLatency, ...] = ()
+
+
+@dataclass(frozen=True)
+class RaceSettings:
+    """How long and how to measure."""
+
+    seconds: float = 15.0
+    threads: int = 1
+    seed: int = 0
+    layers: bool = True
+
+
+def compare_latency(
+    models: Sequence[bytes], feed: Feed, settings: RaceSettings | None = None, progress: Progress | None = None
+) -> tuple[Latency, ...]:
+    """Race serialized ``models``; return one result for each model after the first, which is the reference.
+
+    With a single model, the one result holds its times alone.
+
+    Raises:
+        ModelError: onnxruntime does not load or run one of them.
+    """
+    settings = settings or RaceSettings()
+    report = progress or (lambda what, done, total: None)
+    steps = len(models) + 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [folder / f"{index}.onnx" for index in range(len(models))]
+        for path, data in zip(paths, models, strict=True):
+            path.write_bytes(data)
+        arrays: dict[str, Any] = {f"a{index}": value for index, value in enumerate(feed.values())}
+        np.savez(folder / "feed.npz", **arrays)
+        job = {"inputs": list(feed), "feed": str(folder / "feed.npz"), "threads": settings.threads}
+        alone = []
+        for index, path in enumerate(paths):
+            alone.append(_child(folder, {**job, "mode": "alone", "models": [str(path)]}))
+            report("latency", index + 1, steps)
+        limits = {"seconds": settings.seconds, "seed": settings.seed, "least": LEAST_ROUNDS, "most": MOST_ROUNDS}
+        raced = _child(folder, {**job, **limits, "mode": "race", "models": [str(path) for path in paths]})
+    report("latency", steps, steps)
+    results = _results([np.array(times) for times in raced["times_ms"]], alone, settings)
+    return tuple(_with_layers(results, models, feed)) if settings.layers else results
+
+
+def _child(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Run one job in a process of its own."""
+    job_file = folder / "job.json"
+    job_file.write_text(json.dumps(job))
+    done = subprocess.run(  # noqa: S603  (our own module, our own files)
+        [sys.executable, "-m", "onnxslim.measure.race", str(job_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(job["threads"])},
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ModelError(f"latency cannot be measured: {lines[-1]}: check the model, or use --no-bench")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+# ---- statistics --------------------------------------------------------------------------------------------------
+
+
+def _results(times: Sequence[Times], alone: Sequence[dict[str, Any]], settings: RaceSettings) -> tuple[Latency, ...]:
+    """Turn times (all models, then the first once more) into results."""
+    protocol = LatencyProtocol(
+        threads=settings.threads,
+        warmup=WARMUP,
+        runs=len(times[0]),
+        order="interleaved, seeded random order",
+        clock="thread CPU time" if settings.threads == 1 else "wall clock",
+    )
+    sides = [_side(values, extra) for values, extra in zip(times, alone, strict=False)]
+    if len(sides) == 1:
+        return (Latency(protocol, sides[0]),)
+    _, twin = ratio_with_interval(times[0], times[-1], settings.seed)
+    results = []
+    for side, values in zip(sides[1:], times[1:-1], strict=True):
+        speedup, interval = ratio_with_interval(times[0], values, settings.seed)
+        results.append(Latency(protocol, sides[0], side, speedup, interval, is_stable(speedup, twin)))
+    return tuple(results)
+
+
+def _side(times: Times, alone: dict[str, Any]) -> LatencySide:
+    p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
+    return LatencySide(p50, p90, p99, float(times.mean()), alone.get("load_ms"), alone.get("peak_rss_bytes"))
+
+
+def ratio_with_interval(reference: Times, candidate: Times, seed: int) -> tuple[float, tuple[float, float]]:
+    """Return the median of per-round ratios and its 95 % bootstrap interval (2,000 draws of rounds)."""
+    ratios = reference / np.maximum(candidate, 1e-9)
+    draws = np.random.default_rng(seed).integers(0, len(ratios), (2000, len(ratios)))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+    return float(np.median(ratios)), (float(low), float(high))
+
+
+def is_stable(speedup: float, twin: tuple[float, float]) -> bool:
+    """Whether the machine was quiet: the A/A interval is within 3 % of one, or within half the effect."""
+    noise = max(abs(twin[0] - 1), abs(twin[1] - 1))
+    return noise <= max(NOISE, 0.5 * abs(speedup - 1))
+
+
+# ---- layers ------------------------------------------------------------------------------------------------------
+
+
+def _with_layers(results: Sequence[Latency], models: Sequence[bytes], feed: Feed) -> list[Latency]:
+    """Add the per-layer table to each result, from a profiled run that is separate from the timed ones."""
+    profiles = [profile(model, feed) for model in models]
+    if len(models) == 1:
+        return [replace(results[0], layers=layer_table(profiles[0], profiles[0]))]
+    return [
+        replace(result, layers=layer_table(profiles[0], candidate))
+        for result, candidate in zip(results, profiles[1:], strict=True)
+    ]
+
+
+def layer_table(reference: Sequence[NodeTime], candidate: Sequence[NodeTime]) -> tuple[LayerLatency, ...]:
+    """Align two profiles by anchor, in the candidate's order; layers it no longer has come last."""
+    before = {time.anchor: time for time in reference if time.anchor is not None}
+    total = sum(time.microseconds for time in candidate) or 1.0
+    rows, seen = [], set()
+    for time in candidate:
+        old = before.get(time.anchor) if time.anchor is not None else None
+        seen.add(time.anchor)
+        rows.append(
+            LayerLatency(
+                node=time.anchor or time.name,
+                op=time.op,
+                origin=time.anchor,
+                reference_us=None if old is None else old.microseconds,
+                candidate_us=time.microseconds,
+                share=time.microseconds / total,
+            )
+        )
+    gone = [time for time in reference if time.anchor is None or time.anchor not in seen]
+    rows += [LayerLatency(t.anchor or t.name, t.op, t.anchor, t.microseconds, None, None) for t in gone]
+    return tuple(rows)

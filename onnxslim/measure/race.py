@@ -1,0 +1,79 @@
+"""The child process of a latency measurement: ``python -m onnxslim.measure.race JOB.json`` prints one line of JSON.
+
+It holds all models at once and runs them in random order, so that a busy machine slows all alike; before each timed run
+the same model runs once more, discarded, so that none pays for another's caches. The first model runs as an extra arm
+against itself (A/A), which tells how large a difference this machine shows where there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxslim.runtime import Feed, Session, SessionConfig
+
+WARMUP = 3
+
+Job = dict[str, Any]
+"""What to do, as latency.py writes it."""
+
+
+def main(job_file: str) -> None:
+    """Run the job and print its result."""
+    job = json.loads(Path(job_file).read_text())
+    with np.load(job["feed"], allow_pickle=False) as archive:
+        feed = {name: archive[f"a{index}"] for index, name in enumerate(job["inputs"])}
+    result = _alone(job, feed) if job["mode"] == "alone" else _race(job, feed)
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def _alone(job: Job, feed: Feed) -> dict[str, float]:
+    """Load one model, run it, and tell load time and peak memory of this process."""
+    started = time.perf_counter()
+    session = Session(Path(job["models"][0]), SessionConfig(job["threads"]))
+    loaded = time.perf_counter()
+    for _ in range(2):
+        session.run(feed)
+    result = {"load_ms": (loaded - started) * 1e3}
+    try:
+        import resource
+    except ImportError:  # Windows has no such module; the figure is then absent
+        return result
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result["peak_rss_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
+    return result
+
+
+def _race(job: Job, feed: Feed) -> dict[str, object]:
+    """Time all models round after round until the time is up."""
+    threads: int = job["threads"]
+    models = [Path(path) for path in job["models"]]
+    sessions = [Session(path, SessionConfig(threads)) for path in (*models, models[0])]
+    clock: Callable[[], int] = time.thread_time_ns if threads == 1 else time.perf_counter_ns
+    if threads == 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for session in sessions:
+        for _ in range(WARMUP):
+            session.run(feed)
+    order = random.Random(job["seed"])  # noqa: S311  (an order, not a secret)
+    times: list[list[float]] = [[] for _ in sessions]
+    deadline = time.perf_counter() + job["seconds"]
+    while len(times[0]) < job["least"] or (time.perf_counter() < deadline and len(times[0]) < job["most"]):
+        for index in order.sample(range(len(sessions)), len(sessions)):
+            sessions[index].run(feed)
+            started = clock()
+            sessions[index].run(feed)
+            times[index].append((clock() - started) / 1e6)
+    return {"times_ms": times}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

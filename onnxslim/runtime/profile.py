@@ -1,0 +1,67 @@
+"""Time per node from onnxruntime's own profiler, by the names of the model that was given.
+
+onnxruntime renames what it rewrites: ``_token_N`` and ``_nchwc`` are its suffixes. Every node of a temporary copy is
+named after its first output before profiling, so that rows are anchors; what is no anchor was put there by the runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxslim.runtime.sessions import Feed, Session, SessionConfig
+
+_SUFFIX = re.compile(r"(_nchwc|_nhwc|_token_\d+|_kernel_time)+$")
+
+
+@dataclass(frozen=True)
+class NodeTime:
+    """Median time of one node in microseconds; ``anchor`` is None for what the runtime put there itself."""
+
+    name: str
+    anchor: str | None
+    op: str
+    microseconds: float
+
+
+def profile(model: bytes, feed: Feed, runs: int = 10, threads: int = 1) -> tuple[NodeTime, ...]:
+    """Run ``model`` under the profiler and return its nodes' times in order of execution."""
+    proto = onnx.load_model_from_string(model)
+    anchors = _name_by_anchor(proto.graph)
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(proto, SessionConfig(threads, profile_prefix=str(Path(folder) / "profile")))
+        for _ in range(runs + 2):
+            session.run(feed)
+        events = json.loads(session.end_profiling().read_text())
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+            name = str(event["name"]).removesuffix("_kernel_time")
+            times.setdefault((name, str(event["args"]["op_name"])), []).append(float(event["dur"]))
+    return tuple(
+        NodeTime(name, _anchor_of(name, anchors), op, statistics.median(durations[2:] or durations))
+        for (name, op), durations in times.items()
+    )
+
+
+def _name_by_anchor(graph: onnx.GraphProto) -> set[str]:
+    """Name every node of the main graph after its first output; return these names."""
+    anchors = set()
+    for node in graph.node:
+        node.name = next((output for output in node.output if output), node.name)
+        anchors.add(node.name)
+    return anchors
+
+
+def _anchor_of(name: str, anchors: set[str]) -> str | None:
+    """Undo onnxruntime's renaming."""
+    if name in anchors:
+        return name
+    stripped = _SUFFIX.sub("", name)
+    return stripped if stripped in anchors else None
