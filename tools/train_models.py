@@ -87,7 +87,7 @@ def save_samples(path: Path, images: Array, labels: Array) -> dict[str, Any]:
         "count": len(labels),
         "bytes": path.stat().st_size,
         "sha256": digest(path),
-        "source": "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI; as in scikit-learn's load_digits",
+        "source": "E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI (scikit-learn's copy)",
         "licence": "CC-BY-4.0",
     }
 
@@ -150,7 +150,7 @@ def inception() -> nn.Module:
     """Inception modules between pooling: four parallel branches of convolutions meet in a concatenation."""
     return nn.Sequential(
         conv(1, 24), nn.MaxPool2d(2), InceptionModule(24, 16), nn.MaxPool2d(2), InceptionModule(80, 16),
-        nn.MaxPool2d(2), InceptionModule(80, 24), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(120, CLASSES),
+        nn.MaxPool2d(2), InceptionModule(80, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(160, CLASSES),
     )  # fmt: skip
 
 
@@ -174,7 +174,8 @@ class Residual(nn.Module):
 def resnet() -> nn.Module:
     """Residual blocks in three stages, the shortcut projected by a 1x1 convolution where the size changes."""
     return nn.Sequential(
-        conv(1, 16), nn.MaxPool2d(2), Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 32, 1), Residual(32, 64, 2),
+        conv(1, 16), nn.MaxPool2d(2),
+        Residual(16, 16, 1), Residual(16, 32, 2), Residual(32, 32, 1), Residual(32, 64, 2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES),
     )  # fmt: skip
 
@@ -247,13 +248,13 @@ def train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> flo
             loss.backward()
             optimizer.step()
             schedule.step()
-    return loss.item()
+    return float(loss.item())
 
 
 def export(network: nn.Module, path: Path) -> None:
     """Write ``network`` to ``path`` with a dynamic batch: batch normalization unfused, constants unfolded."""
     with warnings.catch_warnings():
-        # The TorchScript exporter is deprecated, but the newer one fuses and folds: here, that is the optimizer's work.
+        # The TorchScript exporter is deprecated; the newer one optimizes by itself, and that is what these test.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             network,
