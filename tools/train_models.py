@@ -254,7 +254,7 @@ def train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> flo
 def export(network: nn.Module, path: Path) -> None:
     """Write ``network`` to ``path`` with a dynamic batch: batch normalization unfused, constants unfolded."""
     with warnings.catch_warnings():
-        # The TorchScript exporter is deprecated; the newer one optimizes by itself, and that is what these test.
+        # The TorchScript exporter is deprecated; the newer one already optimizes, and these are to be optimized.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             network,
