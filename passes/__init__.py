@@ -6,13 +6,16 @@ if __name__ != "onnxslim.passes":
     raise ImportError("import onnxslim.passes, not the folder 'passes' by itself")
 
 from onnxslim.passes.collapse_shapes import CollapseShapes
+from onnxslim.passes.factor_low_rank import FactorLowRank
 from onnxslim.passes.fold_affine import FoldAffine
 from onnxslim.passes.fold_batchnorm import FoldBatchNorm
 from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.fold_pad import FoldPad
 from onnxslim.passes.infer_shapes import InferShapes
+from onnxslim.passes.insert_qdq import InsertQdq
 from onnxslim.passes.join_slices import JoinSlices
 from onnxslim.passes.merge_duplicates import MergeDuplicates
+from onnxslim.passes.prune_filters import PruneCriterion, PruneFilters
 from onnxslim.passes.remove_dead import RemoveDead
 from onnxslim.passes.remove_noops import RemoveNoops
 from onnxslim.pipeline import Pass
@@ -31,7 +34,7 @@ EXACT_PASSES: tuple[type[Pass], ...] = (
 )
 """What ``exact`` stands for, in order."""
 
-PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES,)
+PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES, PruneFilters, FactorLowRank, InsertQdq)
 """Every pass of this package."""
 
-__all__ = ["EXACT_PASSES", "PASSES"]
+__all__ = ["EXACT_PASSES", "PASSES", "FactorLowRank", "InsertQdq", "PruneCriterion", "PruneFilters"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
 from onnxslim.ir.lookup import (
+    anchor_of,
     array_of,
     attribute,
     constant_bytes,
@@ -20,6 +21,7 @@ from onnxslim.ir.lookup import (
     producer,
 )
 from onnxslim.ir.model import Model, TensorSpec
+from onnxslim.ir.patterns import selects
 from onnxslim.ir.rewriter import Mismatch, Rewriter
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Tensor",
     "TensorSpec",
     "Variable",
+    "anchor_of",
     "array_of",
     "attribute",
     "constant_bytes",
@@ -42,4 +45,5 @@ __all__ = [
     "numpy_dtype",
     "only_consumer",
     "producer",
+    "selects",
 ]

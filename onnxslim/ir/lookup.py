@@ -18,6 +18,11 @@ def is_standard(node: Node, *ops: str) -> bool:
     return node.domain in (None, "", "ai.onnx") and (not ops or node.op in ops)
 
 
+def anchor_of(node: Node) -> str:
+    """Return what a layer is known by: its first named output, or its name where it has none."""
+    return next((tensor.name for tensor in node.outputs if tensor.name), node.name)
+
+
 def producer(tensor: Tensor) -> Node | None:
     """Return the node that computes ``tensor``, or None for inputs, constants and outer tensors."""
     return tensor.inputs[0] if tensor.inputs else None

@@ -242,6 +242,18 @@ class Model:
         held = {id(t): t for g in self.graphs() for node in g.nodes for t in node.inputs if isinstance(t, Constant)}
         return sum(constant_bytes(tensor) for tensor in held.values())
 
+    def upgraded(self, opset: int) -> Model:
+        """Return this model converted to a newer version of the standard operators, by onnx's own converter.
+
+        Raises:
+            ModelError: the converter refuses, with its reason.
+        """
+        try:
+            proto = onnx.version_converter.convert_version(self.proto(), opset)
+        except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
+            raise ModelError(f"the model cannot be converted to opset {opset}: {one_line(error)}") from None
+        return Model._import(proto, "the converted model", self.path)
+
     def copy(self) -> Model:
         """Return an independent copy. Weights are shared: replace constants, never write into them."""
         shell = onnx.ModelProto()
@@ -253,6 +265,7 @@ class Model:
         self.graph = snapshot.graph
         self.nested = snapshot.nested
         self._shell = snapshot._shell
+        self._notes = snapshot._notes
 
     def text(self) -> str:
         """Return the graph as ONNX text, for reading and for tests."""

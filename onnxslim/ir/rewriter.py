@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
+from onnxslim.errors import ModelError, PassError, one_line
 from onnxslim.ir.lookup import Dim
 from onnxslim.ir.model import Model
 from onnxslim.ir.order import sort_nodes
@@ -31,6 +32,11 @@ class Rewriter:
         self.model = model
         self.edits = 0
         self.skipped: list[Mismatch] = []
+        self._look()
+
+    def _look(self) -> None:
+        """Take stock of the model as it is."""
+        model = self.model
         self._dead: dict[int, Node] = {}
         self._names: set[str] | None = None
         self._homes: dict[int, Graph] | None = None
@@ -196,6 +202,20 @@ class Rewriter:
             return False
         data = values._values if isinstance(values, Constant) else np.ascontiguousarray(values).reshape(values.shape)
         return self.replace(tensor, Constant(tensor.name, data))
+
+    def upgrade(self, opset: int) -> None:
+        """Convert the whole model to a newer opset; nodes and tensors are new objects afterwards, names stay.
+
+        Raises:
+            PassError: onnx's converter refuses.
+        """
+        self.finish()
+        try:
+            self.model.restore(self.model.upgraded(opset))
+        except ModelError as error:
+            raise PassError(one_line(error)) from None
+        self._look()
+        self.edits += 1
 
     def remove(self, node: Node) -> None:
         """Remove ``node`` and what it captures. Its outputs must have no readers; :meth:`finish` drops it."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Rewriter
-from onnxslim.samples import Samples
+from onnxslim.samples import Feed, Samples
 from onnxslim.targets import DEFAULT_TARGET, Target
 
 
@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) during long work."""
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def silent(what: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
@@ -55,12 +55,14 @@ class PassContext:
 
     samples: Samples | None = None
     """Calibration samples, bound to the model's inputs; None when the user gave none."""
+    feed: Feed | None = None
+    """One feed, for the shapes at which costs are counted."""
     baseline: Costs = NO_COSTS
     """Costs of the model the user came with: what ``macs`` and ``bytes`` are fractions of."""
     target: Target = DEFAULT_TARGET
     seed: int = 0
     threads: int = 1
-    progress: Progress = _silent
+    progress: Progress = silent
     replay: Mapping[str, Any] | None = None
     """Decisions to replay instead of planning: the planned pass at work finds its own here."""
     recorded: Plan | None = None

@@ -1,0 +1,58 @@
+"""Inner tensors of a model on samples, streamed: one sample at a time, in groups of bounded size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from onnxslim.analysis.shapes import concrete_shapes
+from onnxslim.ir import Model
+from onnxslim.runtime import Session, SessionConfig, with_outputs
+from onnxslim.samples import Samples
+
+GROUP_BYTES = 512 * 2**20
+"""Bytes of inner tensors that one run may hand out."""
+
+UNKNOWN_BYTES = 16 * 2**20
+"""What a tensor of unknown shape counts as."""
+
+
+def stream(
+    model: Model, names: Sequence[str], samples: Samples, threads: int = 0
+) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
+    """Yield (index of the sample, values by name) for all ``names``, several groups of names one after the other.
+
+    Memory holds one group of one sample, however many samples there are. Inputs of the model are among the values when
+    ``names`` asks for them.
+
+    Raises:
+        RuntimeRefusal: onnxruntime does not run the model on a sample.
+    """
+    inputs = {spec.name for spec in model.inputs}
+    given = [name for name in names if name in inputs]
+    proto = model.proto()
+    for group in _groups(model, [name for name in names if name not in inputs], samples):
+        session = Session(with_outputs(proto, group), SessionConfig(threads))
+        for index, sample in enumerate(samples):
+            values = session.run(sample.feed, group)
+            values.update((name, sample.feed[name]) for name in given)
+            yield index, values
+        given = []
+
+
+def _groups(model: Model, names: Sequence[str], samples: Samples) -> list[list[str]]:
+    """Split ``names`` so that the float tensors of each group fit, by their sizes on the first sample."""
+    shapes = concrete_shapes(model, next(iter(samples)).feed)
+    groups: list[list[str]] = [[]]
+    held = 0
+    for name in names:
+        size = 4 * math.prod(shapes[name]) if name in shapes else UNKNOWN_BYTES
+        if groups[-1] and held + size > GROUP_BYTES:
+            groups.append([])
+            held = 0
+        groups[-1].append(name)
+        held += size
+    return groups

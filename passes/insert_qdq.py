@@ -1,0 +1,377 @@
+"""insert-qdq: static int8 as QuantizeLinear/DequantizeLinear pairs, placed so that onnxruntime runs integer kernels.
+
+Given   y = Conv(x, W, b)  in float, and the ranges of x and y on samples
+Result  y = Conv(DQ(Q(x)), DQ(W₈), DQ(b₃₂)), then Q and DQ      with, for each output channel c,
+        W₈ = round(W_c / s_c),  s_c = max|W_c| / 127,  b₃₂ = round(b_c / (s_x·s_c)),  Q(x) = round(x / s_x) + z_x as uint8
+
+An operator whose inputs and outputs are all such pairs is one that onnxruntime replaces by its integer kernel (its QDQ
+selectors and actions); a Relu or Clip after it disappears into the range of the Q that follows. Ranges are minimum and
+maximum over the samples. (Jacob et al. 2018, §2–3; per-channel weights: Krishnamoorthi 2018, §3.)
+
+What is quantized, numbered as in the code:
+
+1. Conv, Gemm and MatMul with constant weights: weight per output channel, bias as int32;
+2. MatMul of two activations, Add, Mul, GlobalAveragePool, AveragePool, Concat, Sigmoid: activations only;
+3. operators that only move values share their input's grid: MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze,
+   Slice, Gather with constant indices, Resize to the nearest.
+
+Left alone, with the reason: weights that are computed, shared in two ways, or not float32; operators without an integer kernel;
+subgraphs; models that are integer already; tensors with NaN or Inf on the samples. A Gemm or MatMul that computes a graph's
+output keeps its output in float. Opsets before 13, which lack scales per channel, are converted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxslim.analysis.ranges import observe_ranges
+from onnxslim.ir import (
+    Constant,
+    Model,
+    Node,
+    Rewriter,
+    Tensor,
+    anchor_of,
+    array_of,
+    graph_nodes,
+    is_standard,
+    numpy_dtype,
+    producer,
+    selects,
+)
+from onnxslim.passes._quantize import Grid, grid_of, quantize_bias, quantize_weight
+from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
+
+OPSET = 13
+"""The first in which DequantizeLinear takes one scale per channel."""
+
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_COMPUTING = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "Sigmoid"})
+_MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize"})
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
+_WITHOUT_KERNEL = frozenset({"ConvTranspose", "LSTM", "GRU", "RNN"})
+_FLOAT32 = np.dtype(np.float32)
+
+
+class QdqPlan(Plan):
+    """Which nodes become integer, and the range of every tensor that gets a grid."""
+
+    nodes: tuple[str, ...]
+    """Anchors."""
+    ranges: dict[str, tuple[float, float]]
+    refused: tuple[tuple[str, str], ...] = ()
+    """(anchor, reason)."""
+
+
+@dataclass(frozen=True)
+class InsertQdq(PlannedPass[QdqPlan]):
+    """Quantize to int8 (QDQ): weights per channel, activations by their range on samples."""
+
+    name = "insert-qdq"
+    effect = Effect.APPROXIMATE
+    plan_type = QdqPlan
+    needs_samples = True
+
+    per_channel: bool = option(True, "one scale for each output channel of a weight, instead of one for all")
+    only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
+    exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
+
+    def plan(self, model: Model, context: PassContext) -> QdqPlan:
+        """Choose nodes, and observe the ranges of their tensors on the samples."""
+        selection = _select(model, self.only, self.exclude)
+        names = list(dict.fromkeys(tensor.name for tensor in selection.tensors()))
+        if not names:
+            return QdqPlan(nodes=(), ranges={}, refused=tuple(selection.refused))
+        samples = context.require_samples(self.name)
+        observed = observe_ranges(model, names, samples, context.threads, context.progress)
+        ranges = {name: range_ for name, range_ in observed.items() if range_ is not None}
+        selection.drop_unknown(ranges)
+        return QdqPlan(
+            nodes=tuple(anchor_of(node) for node in selection.nodes),
+            ranges={name: ranges[name] for name in sorted(ranges)},
+            refused=tuple(selection.refused),
+        )
+
+    def apply(self, rewriter: Rewriter, plan: QdqPlan, context: PassContext) -> None:
+        """Insert the pairs that ``plan`` decided."""
+        for anchor, reason in plan.refused:
+            rewriter.refuse(self.name, anchor, reason)
+        if not plan.nodes:
+            return
+        if rewriter.model.opset < OPSET:
+            rewriter.upgrade(OPSET)
+        chosen = set(plan.nodes)
+        nodes = [node for node in rewriter.model.graph.nodes if anchor_of(node) in chosen]
+        _Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel).run()
+
+
+# ---- deciding ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Selection:
+    """Nodes to quantize, in order, and those refused."""
+
+    nodes: list[Node] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor that needs a range."""
+        for node in self.nodes:
+            yield from (tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant))
+            if not keeps_float_output(node):
+                yield final_output(node)
+
+    def drop_unknown(self, ranges: dict[str, tuple[float, float]]) -> None:
+        """Refuse nodes one of whose tensors has no range."""
+        for node in list(self.nodes):
+            missing = [t.name for t in _Selection([node]).tensors() if t.name not in ranges]
+            if missing:
+                self.nodes.remove(node)
+                self.refused.append((anchor_of(node), f"tensor {missing[0]!r} is empty, NaN or Inf on the samples"))
+
+
+def _select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...]) -> _Selection:
+    selection = _Selection()
+    if any("QuantizeLinear" in node.op or node.op.startswith("QLinear") for _, node in graph_nodes(model.graph)):
+        selection.refused.append((model.graph.name or "graph", "the model has integer operators already"))
+        return selection
+    integer: set[int] = set()  # tensors that will be on a grid
+    for graph, node in graph_nodes(model.graph):
+        if node.op not in _WEIGHTED | _COMPUTING | _MOVING | _WITHOUT_KERNEL or not is_standard(node):
+            continue
+        reason = None if graph is model.graph else "it lies in a subgraph"
+        if reason is None and not selects(node, only, exclude):
+            reason = "excluded by the options"
+        if reason is None and node.op in _MOVING:
+            reason = _why_not_moving(node, integer)
+        elif reason is None:
+            reason = _why_not(node)
+        if reason is None:
+            selection.nodes.append(node)
+            integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
+        elif reason and node.op not in _MOVING:
+            selection.refused.append((anchor_of(node), reason))
+    return selection
+
+
+def _why_not(node: Node) -> str | None:
+    """Return why a computing node stays in float, None when it can be integer."""
+    if node.op in _WITHOUT_KERNEL:
+        return f"onnxruntime has no integer kernel for {node.op} on CPUs"
+    if any(numpy_dtype(tensor.dtype) != _FLOAT32 for tensor in activation_inputs(node)):
+        return "it does not compute in float32"
+    if node.op in ("Conv", "Gemm"):
+        return _why_not_weighted(node)
+    if node.op == "MatMul" and isinstance(node.inputs[0], Constant):
+        return "its left operand is constant"
+    return None
+
+
+def _why_not_weighted(node: Node) -> str | None:
+    arrays = [array_of(tensor) for tensor in node.inputs[1:] if tensor.name]
+    if any(array is None for array in arrays):
+        return "its weights are computed, not constant"
+    if any(array is not None and (array.dtype != _FLOAT32 or not np.isfinite(array).all()) for array in arrays):
+        return "its weights are not finite float32"
+    if node.op == "Gemm":
+        if node.attrs.get("transA") or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
+            return "it transposes its input or scales its product"
+        if len(arrays) > 1 and arrays[1] is not None and arrays[1].ndim != 1:
+            return "its bias is not a vector"
+    return None
+
+
+def _why_not_moving(node: Node, integer: set[int]) -> str | None:
+    """Return why a moving node is not on a grid (an empty reason where nobody would ask), None when it is."""
+    if id(node.inputs[0]) not in integer or isinstance(node.inputs[0], Constant):
+        return ""
+    if len(node.outputs) > 1 and any(t.outputs for t in node.outputs[1:]):
+        return "it has more than one output"
+    if node.op == "Gather" and not isinstance(node.inputs[1], Constant):
+        return "its indices are computed"
+    if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
+        return "it interpolates"
+    return None
+
+
+def activation_inputs(node: Node) -> list[Tensor]:
+    """Return the inputs of ``node`` that get a grid: everything but weights, shapes and axes."""
+    if node.op in ("Add", "Mul", "Concat"):
+        return list(node.inputs)
+    if node.op == "MatMul" and not _is_weight(node.inputs[1]):
+        return list(node.inputs)
+    return [node.inputs[0]]
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    array = array_of(tensor)
+    return array is not None and array.ndim == 2 and array.dtype == _FLOAT32
+
+
+def final_output(node: Node) -> Tensor:
+    """Return the tensor that holds the node's result: that of a Relu or Clip where it alone reads the node's output."""
+    out = node.outputs[0]
+    if node.op in _MOVING or len(out.outputs) != 1 or not is_standard(out.outputs[0], *_ACTIVATIONS):
+        return out
+    activation = out.outputs[0]
+    bounds = activation.inputs[1:]
+    return activation.outputs[0] if all(isinstance(t, Constant) or not t.name for t in bounds) else out
+
+
+def keeps_float_output(node: Node) -> bool:
+    """Whether ``node`` computes a result that nobody reads on: its integer kernel returns float."""
+    return node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
+
+
+# ---- doing -------------------------------------------------------------------------------------------------------
+
+
+class _Quantizer:
+    """Inserts pairs; grids and constants that are equal are made once."""
+
+    def __init__(
+        self, rewriter: Rewriter, nodes: list[Node], ranges: dict[str, tuple[float, float]], *, per_channel: bool
+    ) -> None:
+        self.rewriter = rewriter
+        self.nodes = nodes
+        self.per_channel = per_channel
+        self.grids = {name: grid_of(*range_) for name, range_ in ranges.items()}
+        self.constants: dict[tuple[str, str, bytes], Constant] = {}
+        self.dequantized: dict[str, Tensor] = {}
+        self.weights: dict[tuple[int, int, bytes], Tensor] = {}
+
+    def run(self) -> None:
+        """Share grids along moving nodes, then put pairs on inputs, weights and outputs, in order."""
+        for node in self.nodes:
+            if node.op in _MOVING:
+                self.grids[node.outputs[0].name] = self.grids[node.inputs[0].name]
+        work = [(node, activation_inputs(node), final_output(node), keeps_float_output(node)) for node in self.nodes]
+        for node, inputs, _, _ in work:
+            if node.op in _WEIGHTED:
+                self._quantize_weights(node, self.grids.get(inputs[0].name))
+        for node, inputs, _, _ in work:
+            for tensor in {id(t): t for t in inputs}.values():
+                self._quantize_input(node, tensor)
+        for _, _, output, keeps_float in work:
+            if not keeps_float:
+                self._quantize_output(output)
+
+    def _quantize_input(self, node: Node, tensor: Tensor) -> None:
+        replacement = self._constant_pair(tensor) if isinstance(tensor, Constant) else self._pair(tensor)
+        for index, current in enumerate(node.inputs):
+            if current is tensor:
+                self.rewriter.set_input(node, index, replacement)
+
+    def _quantize_output(self, tensor: Tensor) -> None:
+        """Let everybody who reads ``tensor`` read it from the grid; a graph output becomes the grid's own."""
+        if self.rewriter.is_output(tensor):
+            self._pair_before_output(tensor)
+            return
+        if not tensor.outputs:
+            return
+        pair = self._pair(tensor)
+        for reader in list(tensor.outputs):
+            if reader.op == "QuantizeLinear":
+                continue
+            for index, current in enumerate(reader.inputs):
+                if current is tensor:
+                    self.rewriter.set_input(reader, index, pair)
+
+    def _pair(self, tensor: Tensor) -> Tensor:
+        """Return ``tensor`` from its grid, inserting the pair on first use."""
+        if tensor.name not in self.dequantized:
+            out = self.rewriter.variable(f"{tensor.name}_dq", _FLOAT32, tensor.shape)
+            self._insert_pair(tensor, out, self.grids[tensor.name])
+            self.dequantized[tensor.name] = out
+        return self.dequantized[tensor.name]
+
+    def _pair_before_output(self, tensor: Tensor) -> None:
+        """Keep the graph output's name on the DequantizeLinear; its former producer gets a new one."""
+        maker = producer(tensor)
+        if maker is None or maker.op == "DequantizeLinear":
+            return
+        inner = self.rewriter.variable(f"{tensor.name}_f", _FLOAT32, tensor.shape)
+        already = self.dequantized.get(tensor.name)
+        for reader in list(tensor.outputs):
+            for index, current in enumerate(reader.inputs):
+                if current is tensor:
+                    self.rewriter.set_input(reader, index, inner if reader.op == "QuantizeLinear" else tensor)
+        index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
+        tensor.inputs.clear()
+        maker.outputs.insert(index, inner)
+        if already is None:
+            self._insert_pair(inner, tensor, self.grids[tensor.name])
+        else:
+            last = producer(already)
+            assert last is not None  # noqa: S101  (_pair made it)
+            self.rewriter.insert("DequantizeLinear", list(last.inputs), [tensor])
+
+    def _insert_pair(self, source: Tensor, out: Tensor, grid: Grid) -> None:
+        scale = self._constant("scale", np.array(grid.scale))
+        zero = self._constant("zero", np.array(grid.zero_point))
+        middle = self.rewriter.variable(f"{source.name}_q", np.dtype(np.uint8), source.shape)
+        self.rewriter.insert("QuantizeLinear", [source, scale, zero], [middle])
+        self.rewriter.insert("DequantizeLinear", [middle, scale, zero], [out])
+
+    def _constant_pair(self, tensor: Constant) -> Tensor:
+        """Return a constant operand on a grid of its own: its bytes, then DequantizeLinear."""
+        key = (id(tensor), -1, b"")
+        if key not in self.weights:
+            values = tensor.values.astype(np.float64)
+            grid = grid_of(float(values.min()), float(values.max()))
+            stored = np.clip(np.round(values / float(grid.scale)) + float(grid.zero_point), 0, 255).astype(np.uint8)
+            scale, zero = (
+                self._constant("scale", np.array(grid.scale)),
+                self._constant("zero", np.array(grid.zero_point)),
+            )
+            self.weights[key] = self._dequantize(
+                tensor.name, [self.rewriter.constant(f"{tensor.name}_q", stored), scale, zero]
+            )
+        return self.weights[key]
+
+    def _quantize_weights(self, node: Node, grid: Grid | None) -> None:
+        if not _is_weight(node.inputs[1]) and node.op == "MatMul":
+            return
+        weight, bias = array_of(node.inputs[1]), None
+        if weight is None or grid is None:
+            return
+        if len(node.inputs) > 2 and node.inputs[2].name:
+            bias = array_of(node.inputs[2])
+        axis = _channel_axis(node)
+        integer = quantize_weight(weight, axis, bias, float(grid.scale), per_channel=self.per_channel)
+        key = (id(node.inputs[1]), axis, integer.scale.tobytes())
+        if key not in self.weights:
+            name = node.inputs[1].name
+            # Without a zero point Gemm stays in float; with a shared one onnxruntime's ARM reading does not load.
+            zero = self.rewriter.constant("zero", np.zeros(integer.scale.shape, np.int8))
+            scale = self._constant("scale", integer.scale)
+            inputs = [self.rewriter.constant(f"{name}_q", integer.values), scale, zero]
+            self.weights[key] = self._dequantize(name, inputs, axis)
+        self.rewriter.set_input(node, 1, self.weights[key])
+        if bias is not None:
+            values, bias_scale = quantize_bias(bias, grid.scale, integer.scale)
+            name = node.inputs[2].name
+            inputs = [self.rewriter.constant(f"{name}_q", values), self._constant("scale", bias_scale)]
+            self.rewriter.set_input(node, 2, self._dequantize(name, inputs, 0))
+
+    def _dequantize(self, name: str, inputs: list[Constant], axis: int | None = None) -> Tensor:
+        out = self.rewriter.variable(f"{name}_dq", _FLOAT32, list(inputs[0].shape))
+        self.rewriter.insert("DequantizeLinear", inputs, [out], {} if axis is None else {"axis": axis})
+        return out
+
+    def _constant(self, hint: str, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Constant:
+        key = (hint, f"{values.dtype}{values.shape}", values.tobytes())
+        if key not in self.constants:
+            self.constants[key] = self.rewriter.constant(hint, values)
+        return self.constants[key]
+
+
+def _channel_axis(node: Node) -> int:
+    """Return the axis of output channels in the node's weight."""
+    if node.op == "Conv":
+        return 0
+    return 0 if node.op == "Gemm" and node.attrs.get("transB") else 1
