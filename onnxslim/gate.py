@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +65,9 @@ class Evidence:
 
     bytes: tuple[int, int]
     """Candidate's and reference's files."""
-    macs: tuple[int, int]
+    macs: tuple[int | None, int | None]
     operators: frozenset[str]
-    unsupported: dict[str, Sequence[str]]
+    unsupported: Mapping[str, Sequence[str]]
     """By target that was checked: the nodes that do not run there."""
     latency_ms: tuple[float, float] | None = None
     latency_ratio: Interval | None = None
@@ -155,8 +155,12 @@ def _limits(limits: Limits, where: str) -> dict[str, Limit]:
 def _judge_limits(parsed: dict[str, Limit], limits: Limits, evidence: Evidence) -> Iterator[RuleResult]:
     for name, pair in (("bytes", evidence.bytes), ("macs", evidence.macs)):
         if name in parsed:
-            value = parsed[name].observe(*pair)
-            yield _at_most(name, parsed[name], value, None, "the reference has none to compare with")
+            candidate, reference = pair
+            known = candidate is not None and (reference is not None or parsed[name].unit is not Unit.RATIO)
+            value = parsed[name].observe(candidate or 0, reference or 0) if known else None
+            yield _at_most(
+                name, parsed[name], value, None, "it cannot be counted: shapes are unknown, or there is none"
+            )
     if "latency" in parsed:
         yield _judge_latency(parsed["latency"], evidence)
     if "arm_instructions" in parsed:

@@ -52,18 +52,18 @@ def concrete_shapes(model: Model, feed: Mapping[str, npt.NDArray[Any]] | None = 
     """Return the fixed shape of every computed tensor: at the feed's shapes, otherwise at batch 1.
 
     Tensors whose shape depends on values are asked of onnxruntime, when a feed is given; without one they are
-    absent.
+    absent. An input that the feed lacks keeps its dynamic dimensions, and what depends on them is absent too.
 
     Raises:
         ModelError: an input has a dynamic dimension other than the batch and there is no feed to fix it.
     """
     proto = model.skeleton()
     for value in proto.graph.input:
-        _fix_input(value, None if feed is None else feed.get(value.name))
+        _fix_input(value, (feed or {}).get(value.name), strict=feed is None)
     known = {name: dims for name, (_, dims) in _infer(proto).items() if dims is not None}
     shapes = {name: tuple(d for d in dims if isinstance(d, int)) for name, dims in known.items() if _is_fixed(dims)}
     names = [t.name for t in _computed(model.graph) if t.name and t.name not in shapes]
-    if feed is not None and names:
+    if feed and names:
         shapes.update(_observe(model, feed, names))
     return shapes
 
@@ -132,7 +132,7 @@ def _merge(old: Dims, new: Dims) -> Dims | None:
     return tuple(other if isinstance(other, int) or mine is None else mine for mine, other in pairs)
 
 
-def _fix_input(value: onnx.ValueInfoProto, array: npt.NDArray[Any] | None) -> None:
+def _fix_input(value: onnx.ValueInfoProto, array: npt.NDArray[Any] | None, *, strict: bool) -> None:
     dims = value.type.tensor_type.shape.dim
     if array is not None:
         del dims[:]
@@ -142,12 +142,13 @@ def _fix_input(value: onnx.ValueInfoProto, array: npt.NDArray[Any] | None) -> No
     for axis, dim in enumerate(dims):
         if dim.HasField("dim_value"):
             continue
-        if axis > 0:
+        if axis > 0 and strict:
             raise ModelError(
                 f"input {value.name!r} has a dynamic dimension at axis {axis}: "
                 f"give samples with --data, or fix it with --shape {value.name}=..."
             )
-        dim.dim_value = 1
+        if axis == 0:
+            dim.dim_value = 1
 
 
 def _observe(model: Model, feed: Mapping[str, npt.NDArray[Any]], names: list[str]) -> dict[str, Shape]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from onnxslim.targets import DEFAULT_TARGET, TARGETS
 
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
 
 MODEL = click.Path(path_type=Path)
 
 
-class ShapeOption(click.ParamType):
+class ShapeOption(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
     """``NAME=1x3x224x224`` as (name, dimensions)."""
 
     name = "NAME=DIMS"
@@ -32,10 +32,10 @@ class ShapeOption(click.ParamType):
         return name, tuple(int(dim) for dim in dims.split("x"))
 
 
-def stack(*decorators: Decorator[Any]) -> Decorator[F]:
+def stack(*decorators: Decorator) -> Decorator:
     """Apply options so that ``--help`` lists them in the order given here."""
 
-    def apply(function: F) -> F:
+    def apply(function: Command) -> Command:
         for decorator in reversed(decorators):
             function = decorator(function)
         return function
@@ -43,7 +43,7 @@ def stack(*decorators: Decorator[Any]) -> Decorator[F]:
     return apply
 
 
-def data_options(*, required: bool = False) -> Decorator[F]:
+def data_options(*, required: bool = False) -> Decorator:
     """Samples, labels and how images become tensors."""
     return stack(
         click.option(
@@ -63,7 +63,7 @@ def data_options(*, required: bool = False) -> Decorator[F]:
     )
 
 
-def metric_option() -> Decorator[F]:
+def metric_option() -> Decorator:
     """How accuracy is measured."""
     return click.option(
         "--metric",
@@ -74,7 +74,7 @@ def metric_option() -> Decorator[F]:
     )
 
 
-def shape_options() -> Decorator[F]:
+def shape_options() -> Decorator:
     """Fixing dynamic dimensions."""
     return stack(
         click.option(
@@ -84,7 +84,7 @@ def shape_options() -> Decorator[F]:
     )
 
 
-def target_option() -> Decorator[F]:
+def target_option() -> Decorator:
     """Where the model will run."""
     names = [target.name for target in TARGETS]
     return click.option(
@@ -96,7 +96,7 @@ def target_option() -> Decorator[F]:
     )
 
 
-def common_options() -> Decorator[F]:
+def common_options() -> Decorator:
     """Seed, threads and what is printed."""
     return stack(
         click.option(
@@ -111,7 +111,7 @@ def common_options() -> Decorator[F]:
     )
 
 
-def report_option() -> Decorator[F]:
+def report_option() -> Decorator:
     """Where reports are written."""
     return click.option(
         "--report",

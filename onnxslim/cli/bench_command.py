@@ -1,0 +1,49 @@
+"""``onnxslim bench``: latency of models, the first of which is the baseline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxslim.cli import tables
+from onnxslim.cli.options import MODEL, common_options, shape_options
+from onnxslim.cli.output import Output
+from onnxslim.measure import RaceSettings
+from onnxslim.report.evidence import Latency as LatencyPart
+from onnxslim.workflow.data import DataSettings
+from onnxslim.workflow.measuring import run_bench
+
+EPILOG = """\b
+Examples:
+  onnxslim bench original.onnx small.onnx
+  onnxslim bench model.onnx --shape x=1x3x320x320 --threads 2
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("models", metavar="MODEL...", type=MODEL, nargs=-1, required=True)
+@click.option("--data", metavar="PATH", help="Samples; the first one is fed.  [default: seeded random values]")
+@click.option("--preprocess", metavar="SPEC", help="How images become tensors.")
+@click.option("--seconds", metavar="S", type=click.FloatRange(0.1), default=15.0, show_default=True)
+@click.option("--device", type=click.Choice(["host"]), default="host", show_default=True, help="Where to measure.")
+@shape_options()
+@common_options()
+def command(models: tuple[Path, ...], **options: Any) -> int:
+    """Measure latency of each MODEL; the first is the baseline.
+
+    One thread and thread CPU time by default; runs are interleaved in random order, and the baseline also races itself,
+    which tells how much of a difference is noise.
+    """
+    output = Output(quiet=options["quiet"], as_json=options["as_json"])
+    data = DataSettings(None, options["data"], options["preprocess"], seed=options["seed"])
+    race = RaceSettings(options["seconds"], options["threads"] or 1, options["seed"])
+    with output.progress() as progress:
+        results = run_bench(models, data, dict(options["shapes"]), options["batch"], race, progress)
+    if options["as_json"]:
+        parts = [json.loads(LatencyPart.model_validate(result).to_json()) for result in results]
+        output.json(json.dumps(parts[0] if len(parts) == 1 else parts, indent=2))
+    output.show(tables.latency_table(results, [path.name for path in models]))
+    return 0

@@ -1,0 +1,127 @@
+"""``onnxslim optimize``: the main job."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from onnxslim.cli import tables
+from onnxslim.cli.options import (
+    MODEL,
+    common_options,
+    data_options,
+    metric_option,
+    report_option,
+    shape_options,
+    target_option,
+)
+from onnxslim.cli.output import Output
+from onnxslim.report import summary_lines
+from onnxslim.workflow.api import make_budgets
+from onnxslim.workflow.data import DataSettings
+from onnxslim.workflow.emit import check_outputs, write_result
+from onnxslim.workflow.optimizing import OptimizeResult, OptimizeSettings, run_optimize
+from onnxslim.workflow.plans import read_plan
+
+EPILOG = """\b
+Examples:
+  onnxslim optimize in.onnx -o out.onnx
+      exact rewrites only, proven on random samples
+  onnxslim optimize in.onnx -o out.onnx --data calib/ --eval-data val/ \\
+      --preprocess resize=256,crop=224,scale=1/255 --report out.html
+      int8, calibrated on one folder of images and judged on another
+  onnxslim optimize in.onnx -o out.onnx --data samples.npz --max-macs 60% --max-drop 1%
+      prune to 60 % of the work, then int8; undo what costs more than a point
+  onnxslim optimize in.onnx -o out.onnx --passes "prune-filters{ratio=0.3},factor-low-rank{energy=0.95}"
+      a pipeline of your own ('onnxslim passes' lists what there is)
+
+\b
+Exit codes: 0 done, 1 a budget was missed (OUT is written), 2 bad input, 4 internal error.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", metavar="IN", type=MODEL)
+@click.option("-o", "--out", metavar="OUT", type=MODEL, required=True, help="Where to write the model.")
+@data_options()
+@metric_option()
+@click.option("--passes", metavar="SPEC", help="The pipeline, e.g. exact,prune-filters{ratio=0.3},insert-qdq.")
+@click.option("--max-drop", metavar="POINTS", help="Points of the metric that may be lost, e.g. 1%.")
+@click.option("--min-sqnr", metavar="DB", help="Decibels that every output keeps at least, e.g. 20.")
+@click.option("--max-size", metavar="SIZE", help="Size of OUT, e.g. 2MB or 30%.")
+@click.option("--max-macs", metavar="MACS", help="Multiply-accumulates of OUT, e.g. 50% or 300M.")
+@click.option("--max-latency", metavar="TIME", help="Latency of OUT on this machine, e.g. 50% or 12ms.")
+@target_option()
+@shape_options()
+@click.option("--plan", metavar="FILE", type=MODEL, help="Replay the decisions saved in FILE, without measuring.")
+@click.option("--plan-out", metavar="FILE", type=MODEL, help="Save the decisions of the big passes.")
+@click.option("--ort", is_flag=True, help="Write OUT.ort, its required operators and a manifest too.")
+@click.option("--no-exact", is_flag=True, help="Leave the exact rewrites out.")
+@click.option("--no-bench", is_flag=True, help="Do not measure latency.")
+@report_option()
+@common_options()
+def command(source: Path, out: Path, **options: Any) -> int:
+    """Compress IN, prove it, write OUT and its report.
+
+    Without samples: exact rewrites, which change no output. With --data: int8 quantization too.
+    """
+    output = Output(quiet=options["quiet"], as_json=options["as_json"])
+    extra = [path for path in (options["plan_out"],) if path is not None]
+    check_outputs(source, out, options["reports"], extra)
+    with output.progress() as progress:
+        settings = _settings(options, progress)
+        result = run_optimize(source, settings)
+    target = options["target"] if options["ort"] else None
+    report = write_result(result, out, options["reports"], ort_target=target)
+    if options["plan_out"] is not None:
+        result.plan.save(options["plan_out"])
+    if options["as_json"]:
+        output.json(report.to_json())
+    else:
+        _show(output, result, out, options)
+    for line in result.warnings:
+        output.warn(line)
+    return 0 if result.budgets_met else 1
+
+
+def _settings(options: dict[str, Any], progress: Any) -> OptimizeSettings:
+    budgets = {name: options[name] for name in ("max_drop", "min_sqnr", "max_size", "max_macs", "max_latency")}
+    return OptimizeSettings(
+        data=DataSettings(
+            options["data"],
+            options["eval_data"],
+            options["preprocess"],
+            options["calib_samples"],
+            options["eval_samples"],
+            options["seed"],
+        ),
+        passes=options["passes"],
+        budgets=make_budgets(**budgets),
+        metric=options["metric"],
+        target=options["target"],
+        shapes=dict(options["shapes"]),
+        batch=options["batch"],
+        plan=None if options["plan"] is None else read_plan(options["plan"]),
+        exact=not options["no_exact"],
+        bench=not options["no_bench"],
+        threads=options["threads"] or 0,
+        command=shlex.join(["onnxslim", *sys.argv[1:]]),
+        progress=progress,
+    )
+
+
+def _show(output: Output, result: OptimizeResult, out: Path, options: dict[str, Any]) -> None:
+    report = result.report
+    output.show("", *(escape(line) for line in summary_lines(report)), "", tables.pass_table(report))
+    skipped = tables.skipped_lines(report)
+    if skipped:
+        output.show("", "[bold]left alone[/bold]", escape(tables.bullet(skipped)))
+    written = [out, out.with_suffix(".report.json"), *options["reports"]]
+    output.show("", f"wrote {escape(', '.join(str(path) for path in written))}")
+    if options["data"] is None and options["passes"] is None and options["plan"] is None:
+        output.note("checked on random samples; --data PATH would add int8 quantization, proven on your own")

@@ -1,0 +1,268 @@
+"""The main job: a model in, a smaller and faster model out, with the proof."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from onnxslim.budget import Budgets, Observed, Unit, judge_budgets
+from onnxslim.errors import PolicyError, SpecError
+from onnxslim.ir import Model
+from onnxslim.measure import Latency, RaceSettings, Validation, compare_latency, validate
+from onnxslim.mobile import stamp
+from onnxslim.passes import InsertQdq, PruneFilters
+from onnxslim.pipeline import (
+    Pass,
+    PassContext,
+    PassManager,
+    PassResult,
+    format_spec,
+    parse_spec,
+    put_exact_first,
+)
+from onnxslim.pipeline.base import Progress, silent
+from onnxslim.report import Report
+from onnxslim.report.network import OutputSummary, PassRecord
+from onnxslim.report.schema import BudgetLine
+from onnxslim.runtime import Feed
+from onnxslim.targets import find_target
+from onnxslim.workflow.checks import Checker, Judge
+from onnxslim.workflow.data import DataSettings, SampleSets, gather
+from onnxslim.workflow.plans import PlanFile, collect
+from onnxslim.workflow.registry import exact_passes, known_passes
+from onnxslim.workflow.source import ModelLike, Source, open_source
+from onnxslim.workflow.summary import cost_of, environment, summarize, tool, totals
+
+PassesLike = str | Sequence[Pass] | None
+
+DEFAULT_DROP = 0.01
+DEFAULT_SQNR = 20.0
+"""Goals of the default pipeline: one point where there are labels, otherwise decibels on every output."""
+
+
+@dataclass(frozen=True)
+class OptimizeSettings:
+    """Everything ``optimize`` can be told; the command's options have the same names."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    passes: PassesLike = None
+    budgets: Budgets = field(default_factory=Budgets)
+    metric: str = "top1"
+    target: str = "arm-cpu"
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    batch: int | None = None
+    plan: PlanFile | None = None
+    exact: bool = True
+    bench: bool = True
+    threads: int = 0
+    """Threads for calibration and validation; 0 means one per core. Latency is measured on one."""
+    command: str = "onnxslim.optimize(...)"
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class OptimizeResult:
+    """What ``optimize`` returns."""
+
+    model: Model
+    report: Report
+    plan: PlanFile
+    feed: Feed
+    """One feed of the original, as the model takes it."""
+    warnings: tuple[str, ...]
+    """Lines that deserve attention, most important first."""
+
+    @property
+    def budgets_met(self) -> bool:
+        """Whether no stated budget was missed or left unknown."""
+        return all(line.verdict == "met" for line in self.report.budget)
+
+
+def run_optimize(source: ModelLike, settings: OptimizeSettings) -> OptimizeResult:
+    """Optimize a model as ``settings`` say.
+
+    Raises:
+        UserError: a model, samples, pipeline or plan that cannot be used.
+    """
+    original = open_source(source, settings.shapes, settings.batch)
+    return _Run(original, gather(original.model, settings.data), settings).execute()
+
+
+class _Run:
+    """One optimization from start to end; each method is a stage."""
+
+    def __init__(self, original: Source, samples: SampleSets, settings: OptimizeSettings) -> None:
+        self.original = original
+        self.samples = samples
+        self.settings = settings
+        if settings.budgets.max_drop is not None and not samples.evaluation.labelled:
+            raise PolicyError("--max-drop needs labelled samples and there are none: add --eval-data with labels")
+        self.feed: Feed = next(iter(samples.evaluation)).feed
+        self.cost = cost_of(original.model, self.feed)
+        self.baseline = totals(self.cost)
+        self.passes = self._pipeline()
+
+    def execute(self) -> OptimizeResult:
+        """Run the passes, prove the result, measure it, and write it all down."""
+        model = self.original.model.copy()
+        results = self._run_passes(model)
+        spec = format_spec(self.passes)
+        plan = collect(spec, self.original.sha256, results)
+        stamp(
+            model,
+            version=tool().version,
+            spec=spec,
+            input_digest=self.original.sha256,
+            plan_digest=plan.digest() if plan.decisions else None,
+        )
+        data = model.to_bytes()
+        validation = self._validate(data)
+        latency = self._latency(data)
+        report = self._report(model, data, results, validation, latency)
+        return OptimizeResult(model, report, plan, self.feed, tuple(self._warnings(results, validation)))
+
+    # ---- stages ------------------------------------------------------------------------------------------
+
+    def _pipeline(self) -> list[Pass]:
+        settings = self.settings
+        chosen = settings.passes
+        if chosen is None:
+            chosen = settings.plan.spec if settings.plan is not None else self._default_passes()
+        passes = parse_spec(chosen, known_passes(), exact_passes()) if isinstance(chosen, str) else list(chosen)
+        return put_exact_first(passes, exact_passes()) if settings.exact else passes
+
+    def _default_passes(self) -> list[Pass]:
+        """Exact rewrites, pruning if MACs are limited, int8 if there are samples to calibrate on."""
+        passes: list[Pass] = []
+        limit = self.settings.budgets.max_macs
+        if limit is not None:
+            fraction = limit.value if limit.unit is Unit.RATIO else limit.value / max(self.baseline.macs or 1, 1)
+            passes.append(PruneFilters(macs=min(fraction, 1.0)))
+        if self.samples.calibration is not None:
+            passes.append(InsertQdq())
+        return passes
+
+    def _run_passes(self, model: Model) -> tuple[PassResult, ...]:
+        settings = self.settings
+        judge = Judge(settings.budgets, settings.metric, settings.threads, settings.progress)
+        checker = Checker(self.original.model, self.samples, judge)
+        manager = PassManager(self.passes, checker, lambda candidate: totals(cost_of(candidate, self.feed)))
+        context = PassContext(
+            samples=self.samples.calibration,
+            feed=self.feed,
+            baseline=self.baseline,
+            target=find_target(settings.target),
+            seed=settings.data.seed,
+            threads=settings.threads,
+            progress=settings.progress,
+        )
+        return manager.run(model, context, self._replayed())
+
+    def _replayed(self) -> list[dict[str, object]] | None:
+        plan = self.settings.plan
+        if plan is None:
+            return None
+        if plan.input_sha256 != self.original.sha256:
+            raise SpecError("--plan was made for another model (its input digest differs): make a plan for this one")
+        return [decision.plan for decision in plan.decisions]
+
+    def _validate(self, data: bytes) -> Validation:
+        return validate(
+            self.original.model.to_bytes(),
+            data,
+            self.samples.evaluation,
+            metric=self.settings.metric,
+            held_out=self.samples.held_out,
+            threads=self.settings.threads,
+            progress=self.settings.progress,
+        )
+
+    def _latency(self, data: bytes) -> Latency | None:
+        if not self.settings.bench:
+            return None
+        race = RaceSettings(seed=self.settings.data.seed)
+        pair = [self.original.model.to_bytes(), data]
+        return compare_latency(pair, self.feed, race, self.settings.progress)[0]
+
+    # ---- writing it down ---------------------------------------------------------------------------------
+
+    def _report(
+        self,
+        model: Model,
+        data: bytes,
+        results: Sequence[PassResult],
+        validation: Validation,
+        latency: Latency | None,
+    ) -> Report:
+        cost = cost_of(model, self.feed)
+        digest = hashlib.sha256(data).hexdigest()
+        summary = summarize(model, cost, path=None, size=len(data), sha256=digest)
+        observed = self._observed(len(data), cost.macs, validation, latency)
+        lines = judge_budgets(self.settings.budgets, observed)
+        return Report.model_validate(
+            {
+                "tool": tool(),
+                "created": datetime.now(UTC),
+                "command": self.settings.command,
+                "seed": self.settings.data.seed,
+                "environment": environment(),
+                "input": self.original.summarize(self.cost),
+                "output": OutputSummary.model_validate(summary.model_dump()),
+                "passes": tuple(PassRecord.model_validate(_record(result)) for result in results),
+                "validation": validation,
+                "latency": latency,
+                "budget": tuple(BudgetLine.model_validate(line) for line in lines),
+            }
+        )
+
+    def _observed(self, size: int, macs: int | None, validation: Validation, latency: Latency | None) -> Observed:
+        pair = None if macs is None or self.baseline.macs is None else (macs, self.baseline.macs)
+        times = None
+        if latency is not None and latency.candidate is not None and latency.speedup:
+            times = (latency.reference.p50_ms / latency.speedup, latency.reference.p50_ms)
+        return Observed(
+            drop=None if validation.metric is None else validation.metric.drop,
+            sqnr_db=validation.sqnr_db,
+            size=(size, self.original.bytes),
+            macs=pair,
+            latency_ms=times,
+        )
+
+    def _warnings(self, results: Sequence[PassResult], validation: Validation) -> Iterator[str]:
+        for result in results:
+            if result.status.value in ("failed", "rolled_back"):
+                yield f"{result.name} was {result.status.value.replace('_', ' ')}: {result.reason}"
+        if not validation.finite:
+            yield "the result has NaN or Inf that the original does not"
+        if self.settings.passes is None and not self.settings.budgets.of_quality:
+            yield from _missed_goals(validation)
+        kernels = validation.kernels
+        if kernels is not None and kernels.metric is not None and validation.metric is not None:
+            gap = validation.metric.candidate - kernels.metric.candidate
+            if gap > DEFAULT_DROP:
+                yield (
+                    f"this CPU's integer kernels read {100 * gap:.1f} points less than the operators' definition: "
+                    "they saturate where ARM's do not"
+                )
+        if self.samples.held_out is False:
+            yield "too few samples to hold any back: the same ones calibrated and judged"
+
+
+def _record(result: PassResult) -> dict[str, object]:
+    """Return a pass's result in the report's terms."""
+    return {name: getattr(result, name) for name in PassRecord.model_fields}
+
+
+def _missed_goals(validation: Validation) -> Iterator[str]:
+    """Say where the default pipeline fell short of its own goals."""
+    if validation.metric is not None:
+        if validation.metric.drop > DEFAULT_DROP:
+            points = 100 * validation.metric.drop
+            yield f"{validation.metric.name} drops by {points:.2f} points, more than the goal of 1"
+        return
+    for output in validation.outputs:
+        if output.sqnr_db is None or output.sqnr_db < DEFAULT_SQNR:
+            found = "is not defined" if output.sqnr_db is None else f"is {output.sqnr_db:.1f} dB"
+            yield f"SQNR of output {output.name!r} {found}: the goal is {DEFAULT_SQNR:g} dB"

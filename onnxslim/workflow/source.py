@@ -1,0 +1,58 @@
+"""The model a command was given: loaded, its dimensions fixed as asked, its file's facts at hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxslim.analysis import ModelCost
+from onnxslim.ir import Model
+from onnxslim.report.network import ModelSummary
+from onnxslim.workflow.summary import file_facts, summarize
+
+ModelLike = str | Path | bytes | onnx.ModelProto | Model
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as it came, with the size and digest of its file (or of its bytes, when it came in memory)."""
+
+    model: Model
+    bytes: int
+    sha256: str
+
+    def summarize(self, cost: ModelCost) -> ModelSummary:
+        """Return the report's summary."""
+        return summarize(self.model, cost, path=self.model.path, size=self.bytes, sha256=self.sha256)
+
+
+def open_source(
+    source: ModelLike, shapes: Mapping[str, Sequence[int]] | None = None, batch: int | None = None
+) -> Source:
+    """Load ``source`` and fix the dimensions named in ``shapes``, and the first of every input to ``batch``.
+
+    Raises:
+        ModelError: the model cannot be used, or a shape does not fit it.
+    """
+    model = source if isinstance(source, Model) else Model.load(source)
+    if model.path is not None:
+        size, digest = file_facts(model.path)
+    else:
+        data = source if isinstance(source, bytes) else model.to_bytes()
+        size, digest = len(data), hashlib.sha256(data).hexdigest()
+    if shapes or batch:
+        model = model.copy()
+        fix_shapes(model, shapes or {}, batch)
+    return Source(model, size, digest)
+
+
+def fix_shapes(model: Model, shapes: Mapping[str, Sequence[int]], batch: int | None) -> None:
+    """Fix inputs of ``model`` in place; ``batch`` applies to inputs whose first dimension is dynamic."""
+    for name, shape in shapes.items():
+        model.fix_input(name, shape)
+    if batch is not None:
+        model.fix_batch(batch)
