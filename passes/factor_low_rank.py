@@ -1,55 +1,67 @@
-"""factor-low-rank: one large layer becomes two small ones with a bottleneck between them.
+"""factor-low-rank: a layer's weight becomes the product of two thin ones, and the layer becomes two.
 
-Given   y = x·W + b            (Gemm, MatMul; W of shape m x n)
-Result  y = (x·U)·V + b        with U m x r, V r x n from the truncated SVD of W: r·(m + n) instead of m·n MACs
+Given   y = W·x + b      with W of n × m: Gemm, MatMul, or a convolution whose windows are the columns x
+Result  y = L·(R·x) + b  with W ≈ L·R of rank r: the first r singular values and vectors of W, √Σ to each side
 
-Given   y = Conv(x, W, b)      with O filters of k x k over I channels; any stride, padding, dilation
-Result  y = Conv₁ₓ₁(Conv(x, V), U, b)   with r filters of k x k, then O of 1 x 1, from the SVD of W as an O x (I·k·k) matrix:
-        r·(I·k·k + O) instead of O·I·k·k MACs. The first keeps stride, padding and dilation.
+A Gemm or MatMul becomes two. A k×k convolution becomes one of k×k to r channels, which keeps stride, padding and
+dilation, and one of 1×1 with the bias (Zhang et al. 2015, "Accelerating Very Deep Convolutional Networks for
+Classification and Detection", §3.1, in its plain form without samples; the bottleneck of Lin et al. 2014, "Network In
+Network"). Instead of n·m products for each position there are r·(n + m). The second node keeps the layer's name and
+output; nodes that share a weight share its factors.
 
-(Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks for Classification and Detection", §3.1, in its plain form;
-the pair is the bottleneck of Network-in-Network, Lin et al. 2014.) Weights that several nodes share are factorized once.
+Ranks follow from one goal: a ratio, an energy or a rank for each layer, or what may remain of the whole model's MACs
+or bytes. The latter is met by one energy for all layers, the highest that suffices.
 
-Left alone, with the reason: pairs that would not need fewer MACs; grouped and depthwise convolutions, transposed ones,
-recurrent layers; weights that are computed or hold NaN or Inf; nodes of subgraphs.
+Left alone, with the reason: computed weights, NaN or Inf in them; grouped and transposed convolutions, transposed
+inputs, recurrent layers; subgraphs; layers that would not get cheaper.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from onnxslim.analysis import concrete_shapes, forget_shapes, infer_shapes, model_cost
+from onnxslim.analysis import concrete_shapes, model_cost
+from onnxslim.analysis.cost import Shapes, node_macs
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import Constant, Model, Node, Rewriter, anchor_of, array_of, graph_nodes, is_standard, selects
-from onnxslim.passes._low_rank import Spectrum, decompose
+from onnxslim.ir import (
+    Constant,
+    Graph,
+    Model,
+    Node,
+    Rewriter,
+    anchor_of,
+    array_of,
+    graph_nodes,
+    is_standard,
+    selects,
+)
+from onnxslim.passes import _low_rank
+from onnxslim.passes._low_rank import Array, Spectrum
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
-Array = npt.NDArray[Any]
-STEPS = 12
 _OPS = ("Conv", "Gemm", "MatMul")
-_LATER = ("ConvTranspose", "LSTM", "GRU", "RNN")
+_WITHOUT_SCHEME = ("ConvTranspose", "LSTM", "GRU", "RNN")
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+_SCHEME = "svd"
 
 
 class LayerRank(BaseModel):
-    """One layer's decision."""
+    """How one layer is factorized: known by its first output, by a scheme of ``_low_rank.SCHEMES``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anchor: str
+    scheme: str
     rank: int
     full_rank: int
 
 
 class LowRankPlan(Plan):
-    """Ranks of layers, and the layers that were left alone."""
+    """The layers to factorize, in order, and those left alone."""
 
     layers: tuple[LayerRank, ...]
     refused: tuple[tuple[str, str], ...] = ()
@@ -58,35 +70,37 @@ class LowRankPlan(Plan):
 
 @dataclass(frozen=True)
 class FactorLowRank(PlannedPass[LowRankPlan]):
-    """Split layers into low-rank pairs by truncated SVD, where that needs fewer MACs."""
+    """Split layers into two of lower rank, by truncated singular value decomposition."""
 
     name = "factor-low-rank"
     effect = Effect.APPROXIMATE
     plan_type = LowRankPlan
 
     ratio: float | None = option(None, "fraction of each layer's full rank to remove, 0 to 1")
-    energy: float | None = option(None, "fraction of squared singular values to keep, 0 to 1")
-    rank: int | None = option(None, "the same rank for every layer")
+    energy: float | None = option(None, "fraction of each weight's squared singular values to keep, 0 to 1")
+    rank: int | None = option(None, "rank of every layer")
     macs: float | None = option(None, "fraction of the original's multiply-accumulates that may remain")
     bytes: float | None = option(None, "fraction of the original's constant bytes that may remain")
-    multiple: int | None = option(None, "ranks are multiples of this [the target's with macs and bytes, otherwise 1]")
+    multiple: int | None = option(
+        None, "round ranks up to multiples of this [the target's with macs and bytes, else 1]"
+    )
     only: tuple[str, ...] = option((), "factorize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns")
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
-        goals = {n: getattr(self, n) for n in ("ratio", "energy", "rank", "macs", "bytes")}
-        given = {name: value for name, value in goals.items() if value is not None}
+        fractions = {"ratio": self.ratio, "energy": self.energy, "macs": self.macs, "bytes": self.bytes}
+        goals = {**fractions, "rank": self.rank}
+        given = [name for name, value in goals.items() if value is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise SpecError(f"factor-low-rank takes one of {', '.join(goals)}, and got {found}: give exactly one")
-        for name, value in given.items():
-            if name == "rank" and value < 1:
-                raise SpecError(f"option 'rank' of factor-low-rank is {value}: give 1 or more")
-            if name != "rank" and not 0 <= value <= 1:
-                raise SpecError(f"option {name!r} of factor-low-rank is {value:g}: give a fraction between 0 and 1")
-        if self.multiple is not None and self.multiple < 1:
-            raise SpecError(f"option 'multiple' of factor-low-rank is {self.multiple}: give 1 or more")
+            raise SpecError(f"{self.name} takes one of {', '.join(goals)}, and got {found}: give exactly one")
+        for name, value in fractions.items():
+            if value is not None and not 0 <= value <= 1:
+                raise SpecError(f"option {name!r} of {self.name} is {value:g}: give a fraction between 0 and 1")
+        for name, count in (("rank", self.rank), ("multiple", self.multiple)):
+            if count is not None and count < 1:
+                raise SpecError(f"option {name!r} of {self.name} is {count}: give 1 or more")
 
     def plan(self, model: Model, context: PassContext) -> LowRankPlan:
         """Decompose every weight that can be factorized, and choose the ranks.
@@ -95,17 +109,21 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
             PassError: ``macs`` or ``bytes`` is out of reach, or MACs cannot be counted.
         """
         budget = self._budget(model, context)
-        if budget is not None and budget.now <= budget.goal:
+        if budget is not None and budget.excess <= 0:
             return LowRankPlan(layers=())
-        weights, refused = self._weights(model, context)
+        shared, refused = self._eligible(model)
+        spectra = []
+        for step, nodes in enumerate(shared, start=1):
+            price = 0 if budget is None else budget.price(nodes)
+            spectra.append(_low_rank.spectrum(_weight_of(nodes[0]).values, _SCHEME, price))
+            context.progress(f"{self.name}: decompose", step, len(shared))
         layers = []
-        for weight, rank in zip(weights, self._ranks(weights, budget, context), strict=True):
+        for nodes, weight, rank in zip(shared, spectra, self._ranks(spectra, budget, context), strict=True):
             reason = _why_no_gain(weight, rank)
-            for anchor in map(anchor_of, weight.nodes):
-                if reason is not None:
-                    refused.append((anchor, reason))
-                    continue
-                layers.append(LayerRank(anchor=anchor, scheme=_SCHEME, rank=rank, full_rank=weight.full_rank))
+            if reason is None:
+                layers += [_decision(node, weight, rank) for node in nodes]
+            else:
+                refused += [(anchor_of(node), reason) for node in nodes]
         return LowRankPlan(layers=tuple(layers), refused=tuple(refused))
 
     def apply(self, rewriter: Rewriter, plan: LowRankPlan, context: PassContext) -> None:
@@ -118,123 +136,106 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
             rewriter.refuse(self.name, anchor, reason)
         nodes = {anchor_of(node): node for node in rewriter.model.graph.nodes}
         work = [(_layer_at(nodes, layer, rewriter.model), layer) for layer in plan.layers]
-        weights = {id(node.inputs[1]): node.inputs[1] for node, _ in work}  # held, so that ids stay theirs
-        factors: dict[tuple[int, int], tuple[Constant, Constant]] = {}
-        for step, (node, layer) in enumerate(work, start=1):
-            key = (id(node.inputs[1]), layer.rank)
+        held = [_weight_of(node) for node, _ in work]  # so that ids stay theirs
+        factors: dict[tuple[int, int, str], tuple[Constant, Constant]] = {}
+        for step, (weight, (node, layer)) in enumerate(zip(held, work, strict=True), start=1):
+            key = (id(weight), layer.rank, layer.scheme)
             if key not in factors:
-                factors[key] = _factorized(weights[key[0]], layer, rewriter)
-            _split(node, layer.rank, factors[key], rewriter)
+                factors[key] = _low_rank.stored_factors(weight, layer.rank, layer.scheme, rewriter)
+            _low_rank.split(node, layer.rank, factors[key], rewriter)
             context.progress(f"{self.name}: split", step, len(work))
 
     # ---- choosing ----------------------------------------------------------------------------------------
 
-    def _weights(self, model: Model, context: PassContext) -> tuple[list[_Weight], list[tuple[str, str]]]:
-        """Return the weights to factorize, each once, in order, and the layers left alone."""
-        layers: dict[int, list[Node]] = {}
+    def _eligible(self, model: Model) -> tuple[list[list[Node]], list[tuple[str, str]]]:
+        """Return the layers to factorize, those that share a weight together, and the layers left alone."""
+        shared: dict[int, list[Node]] = {}
         refused: list[tuple[str, str]] = []
         for graph, node in graph_nodes(model.graph):
-            if not is_standard(node, *_OPS):
+            if not is_standard(node, *_OPS, *_WITHOUT_SCHEME):
                 continue
             excluded = None if selects(node, self.only, self.exclude) else "excluded by the options"
             reason = excluded or _why_not(node, graph, model)
             if reason is None:
-                layers.setdefault(id(node.inputs[1]), []).append(node)
+                shared.setdefault(id(node.inputs[1]), []).append(node)
             else:
                 refused.append((anchor_of(node), reason))
-        weights = []
-        for step, nodes in enumerate(layers.values(), start=1):
-            tensor = nodes[0].inputs[1]
-            if self.bytes is not None and len(tensor.outputs) > len(nodes):
-                refused.extend(
-                    (anchor_of(node), "its weight has other readers, so no bytes would go") for node in nodes
-                )
-                continue
-            weights.append(_Weight(tuple(nodes), tuple(tensor.shape), _low_rank.kept_energy(tensor.values, _SCHEME)))
-            context.progress(f"{self.name}: decompose", step, len(layers))
-        return weights, refused
+        if self.bytes is not None:
+            kept = [nodes for nodes in shared.values() if len(_weight_of(nodes[0]).outputs) > len(nodes)]
+            reason = "its weight has other readers, so no bytes would go"
+            refused += [(anchor_of(node), reason) for nodes in kept for node in nodes]
+            return [nodes for nodes in shared.values() if nodes not in kept], refused
+        return list(shared.values()), refused
 
     def _budget(self, model: Model, context: PassContext) -> _Budget | None:
         """Return what may remain of MACs or bytes, None where the goal is another."""
+        was = context.baseline
         if self.bytes is not None:
             now = model_cost(model, {}).bytes
-            return _Budget(
-                "bytes", self.bytes, context.baseline.bytes, now, lambda w: w.nodes[0].inputs[1].values.itemsize
-            )
+            return _Budget("bytes", self.bytes, was.bytes, now, lambda nodes: _weight_of(nodes[0]).values.itemsize)
         if self.macs is None:
             return None
         shapes = concrete_shapes(model, context.feed)
-        now_macs, was = model_cost(model, shapes).macs, context.baseline.macs
-        if now_macs is None or was is None:
-            raise PassError(
-                "multiply-accumulates cannot be counted, because shapes are unknown: use ratio, energy or bytes"
-            )
-        return _Budget(
-            "macs", self.macs, was, now_macs, lambda w: sum(node_macs(n, shapes) or 0 for n in w.nodes) // prod(w.shape)
-        )
+        macs = model_cost(model, shapes).macs
+        if macs is None or was.macs is None:
+            raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use energy or bytes")
+        return _Budget("macs", self.macs, was.macs, macs, lambda nodes: _positions(nodes, shapes))
 
-    def _ranks(self, weights: list[_Weight], budget: _Budget | None, context: PassContext) -> list[int]:
-        multiple = self.multiple or (1 if budget is None else context.target.channel_multiple)
+    def _ranks(self, spectra: list[Spectrum], budget: _Budget | None, context: PassContext) -> list[int]:
         if budget is None:
-            return [_low_rank.rounded_up(self._own_rank(w), multiple, w.full_rank) for w in weights]
+            return [weight.rounded(self._own_rank(weight), self.multiple or 1) for weight in spectra]
+        multiple = self.multiple or context.target.channel_multiple
+        ranks, saved = _low_rank.ranks_that_save(spectra, budget.excess, multiple)
+        if saved < budget.excess:
+            raise PassError(
+                f"{budget.name}={budget.fraction:g} is out of reach: "
+                f"the lowest ranks leave {(budget.now - saved) / max(budget.was, 1):.3f} of the original"
+            )
+        return ranks
 
-        def ranks_at(energy: float) -> list[int]:
-            wanted = (_low_rank.rank_for_energy(w.kept, energy) for w in weights)
-            return [_low_rank.rounded_up(rank, multiple, w.full_rank) for rank, w in zip(wanted, weights, strict=True)]
-
-        def cost(energy: float) -> int:
-            return budget.now - sum(budget.saved(w, rank) for w, rank in zip(weights, ranks_at(energy), strict=True))
-
-        energy = _low_rank.highest_energy([w.kept for w in weights], cost, budget.goal)
-        if energy is None:
-            least = cost(0.0) / budget.was if budget.was else 1.0
-            raise PassError(f"{budget.name}={budget.fraction:g} is out of reach: the lowest ranks leave {least:.3f}")
-        return ranks_at(energy)
-
-    def _own_rank(self, weight: _Weight) -> int:
+    def _own_rank(self, weight: Spectrum) -> int:
         """Return the rank that ratio, energy or rank asks of one weight."""
         if self.ratio is not None:
-            return _low_rank.rank_for_ratio(weight.full_rank, self.ratio)
-        if self.energy is not None:
-            return _low_rank.rank_for_energy(weight.kept, self.energy)
-        assert self.rank is not None  # noqa: S101  (exactly one goal is given)
-        return self.rank
-
-
-@dataclass(frozen=True)
-class _Weight:
-    """One constant, the layers that multiply by it, and what its ranks keep."""
-
-    nodes: tuple[Node, ...]
-    shape: tuple[int, ...]
-    kept: Array
-
-    @property
-    def full_rank(self) -> int:
-        return len(self.kept)
+            return weight.rank_without(self.ratio)
+        return weight.rank(self.energy) if self.energy is not None else self.rank or 1
 
 
 @dataclass(frozen=True)
 class _Budget:
-    """What may remain: ``fraction`` of ``was``; ``now`` is what is there; ``price`` is that of a weight's element."""
+    """What may remain: ``fraction`` of ``was``, where ``now`` is there."""
 
     name: str
     fraction: float
     was: int
     now: int
-    price: Callable[[_Weight], int]
+    price: Callable[[list[Node]], int]
+    """What one element of the weight of some layers costs."""
 
     @property
-    def goal(self) -> float:
-        return self.fraction * self.was
+    def excess(self) -> float:
+        """What must go."""
+        return self.now - self.fraction * self.was
 
-    def saved(self, weight: _Weight, rank: int) -> int:
-        """Return what the factors of ``weight`` at ``rank`` save; 0 where they would cost more."""
-        return max(0, prod(weight.shape) - _low_rank.elements(weight.shape, rank, _SCHEME)) * self.price(weight)
+
+def _decision(node: Node, weight: Spectrum, rank: int) -> LayerRank:
+    return LayerRank(anchor=anchor_of(node), scheme=weight.scheme, rank=rank, full_rank=weight.full_rank)
+
+
+def _weight_of(node: Node) -> Constant:
+    weight = node.inputs[1]
+    assert isinstance(weight, Constant)  # noqa: S101  (_why_not saw to it)
+    return weight
+
+
+def _positions(nodes: list[Node], shapes: Shapes) -> int:
+    """Return how often one inference multiplies by each element of the weight that ``nodes`` share."""
+    return sum(node_macs(node, shapes) or 0 for node in nodes) // _weight_of(nodes[0]).values.size
 
 
 def _why_not(node: Node, graph: Graph, model: Model) -> str | None:
     """Return why a layer cannot be factorized, None when it can."""
+    if node.op in _WITHOUT_SCHEME:
+        return f"there is no scheme for {node.op} yet"
     weight = array_of(node.inputs[1])
     reasons = {
         "it lies in a subgraph": graph is not model.graph,
@@ -242,7 +243,6 @@ def _why_not(node: Node, graph: Graph, model: Model) -> str | None:
         "its input is constant": isinstance(node.inputs[0], Constant),
         f"it is grouped ({node.attrs.get('group', 1)} groups)": node.op == "Conv" and node.attrs.get("group", 1) != 1,
         "it transposes its input": node.op == "Gemm" and node.attrs.get("transA"),
-        "Gemm cannot do without a bias before operator set 7": node.op == "Gemm" and model.opset < _GEMM_BROADCASTS,
     }
     found = next((reason for reason, holds in reasons.items() if holds), None)
     return found if found is not None or weight is None else _why_not_weight(weight, node.op)
@@ -258,14 +258,12 @@ def _why_not_weight(weight: Array, op: str) -> str | None:
     return None if np.isfinite(weight).all() else "its weight holds NaN or Inf"
 
 
-def _why_no_gain(weight: _Weight, rank: int) -> str | None:
+def _why_no_gain(weight: Spectrum, rank: int) -> str | None:
     if rank >= weight.full_rank:
         return f"rank {rank} is not below its full rank {weight.full_rank}: nothing to gain"
-    largest = _low_rank.largest_gain(weight.shape, _SCHEME)
-    return None if rank <= largest else f"rank {rank} of {weight.full_rank} would not make it cheaper: {largest} would"
-
-
-# ---- doing -------------------------------------------------------------------------------------------------------
+    largest = _low_rank.largest_gain(weight.shape, weight.scheme)
+    cheaper = str(largest) if largest else "none"
+    return None if rank <= largest else f"rank {rank} of {weight.full_rank} would not make it cheaper: {cheaper} would"
 
 
 def _layer_at(nodes: dict[str, Node], layer: LayerRank, model: Model) -> Node:
@@ -282,31 +280,3 @@ def _layer_at(nodes: dict[str, Node], layer: LayerRank, model: Model) -> Node:
     if node is None or problem is not None:
         raise PassError(f"the plan does not fit the model: layer {layer.anchor!r}: {problem}")
     return node
-
-
-def _factorized(weight: Constant, layer: LayerRank, rewriter: Rewriter) -> tuple[Constant, Constant]:
-    left, right = _low_rank.factors(weight.values, layer.rank, layer.scheme)
-    return rewriter.constant(f"{weight.name}_left", left), rewriter.constant(f"{weight.name}_right", right)
-
-
-def _split(node: Node, rank: int, factors: tuple[Constant, Constant], rewriter: Rewriter) -> None:
-    """Put a node with one factor before ``node``, which keeps the other, its bias, name and output."""
-    outputs_first = node.op == "Conv" or bool(node.attrs.get("transB"))  # how the weight is stored: n × m, or m × n
-    second, first = factors if outputs_first else factors[::-1]
-    out = node.outputs[0]
-    shape = dims_of(out)
-    if shape:
-        axis = 1 if node.op == "Conv" else len(shape) - 1
-        shape = (*shape[:axis], rank, *shape[axis + 1 :])
-    inputs, attrs = [node.inputs[0], first], {}
-    if node.op == "Conv":
-        attrs = dict(node.attrs)
-        rewriter.set_op(node, "Conv", {"kernel_shape": [1] * (len(first.shape) - 2)})
-    elif node.op == "Gemm":
-        attrs = {"transB": 1} if outputs_first else {}
-        if rewriter.model.opset < _GEMM_WITHOUT_BIAS:
-            inputs.append(rewriter.constant(f"{first.name}_bias", np.zeros(1, first.values.dtype)))
-    middle = rewriter.variable(f"{out.name}_rank{rank}", out.dtype, shape)
-    rewriter.insert(node.op, inputs, [middle], attrs, name=f"{node.name or out.name}_rank{rank}", domain=node.domain)
-    rewriter.set_input(node, 0, middle)
-    rewriter.set_input(node, 1, second)
