@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from onnxslim.analysis import concrete_shapes, model_cost
 from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Node, Rewriter, array_of
+from onnxslim.passes._low_rank import ranks_that_save, spectrum
 from onnxslim.passes.factor_low_rank import FactorLowRank, LayerRank, LowRankPlan
 from onnxslim.pipeline import Costs, PassContext, format_pass, parse_spec
 from onnxslim.runtime import Level, Session, SessionConfig
@@ -469,6 +470,24 @@ def test_a_goal_is_met_by_the_highest_energy(goal: str, fraction: float) -> None
     rewriter.finish()
     if fraction < 0.6:  # both layers are cut, so one more rank for each is beyond the goal
         assert cost_of(trial, goal) > allowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 999), multiple=st.integers(1, 4), fraction=st.floats(0, 1))
+def test_no_higher_energy_saves_enough(seed: int, multiple: int, fraction: float) -> None:
+    """Against every energy at which a rank changes, one by one."""
+    rng = np.random.default_rng(seed)
+    shapes = [(int(rng.integers(2, 20)), int(rng.integers(2, 20))) for _ in range(3)]
+    spectra = [spectrum(spread(shape, seed + i), "svd", price=i + 1) for i, shape in enumerate(shapes)]
+    wanted = fraction * sum(price * np.prod(shape) for price, shape in enumerate(shapes, start=1))
+
+    def at(energy: float) -> tuple[list[int], int]:
+        ranks = [weight.rounded(weight.rank(energy), multiple) for weight in spectra]
+        return ranks, sum(weight.saved(rank) for weight, rank in zip(spectra, ranks, strict=True))
+
+    energies = sorted(float(energy) for weight in spectra for energy in weight.kept)
+    enough = [at(energy) for energy in energies if at(energy)[1] >= wanted]
+    assert ranks_that_save(spectra, wanted, multiple) == (enough[-1] if enough else at(0.0))
 
 
 def test_a_goal_is_a_fraction_of_the_original() -> None:
