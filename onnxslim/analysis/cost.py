@@ -109,11 +109,24 @@ def _shape(tensor: Tensor, shapes: Shapes) -> tuple[int, ...] | None:
 
 
 def _tensor_bytes(tensor: Tensor, shapes: Shapes) -> int | None:
-    if isinstance(tensor, Constant) or tensor.is_empty():
+    """Return a tensor's bytes; what an integer kernel never holds in float, on either side of a QDQ pair, counts 0."""
+    if isinstance(tensor, Constant) or tensor.is_empty() or _is_on_grid(tensor):
         return 0
     shape = shapes.get(tensor.name)
     dtype = numpy_dtype(tensor.dtype) or np.dtype(np.float32)
     return None if shape is None else math.prod(shape) * max(dtype.itemsize, 1)
+
+
+def _is_on_grid(tensor: Tensor) -> bool:
+    """Whether the runtime holds ``tensor`` as the integers beside it: dequantized, or about to be quantized."""
+    if not tensor.inputs or not tensor.outputs:
+        return False
+    if tensor.inputs[0].op == "DequantizeLinear":
+        return True
+    readers = tensor.outputs
+    if len(readers) == 1 and readers[0].op in ("Relu", "Clip"):
+        readers = readers[0].outputs[0].outputs
+    return bool(readers) and all(reader.op == "QuantizeLinear" for reader in readers)
 
 
 def _live_bytes(graph: Graph, shapes: Shapes) -> dict[int, int | None]:

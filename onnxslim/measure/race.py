@@ -43,13 +43,25 @@ def _alone(job: Job, feed: Feed) -> dict[str, float]:
     for _ in range(2):
         session.run(feed)
     result = {"load_ms": (loaded - started) * 1e3}
+    peak = peak_resident_bytes()
+    return result if peak is None else {**result, "peak_rss_bytes": peak}
+
+
+def peak_resident_bytes() -> int | None:
+    """Return the most memory this process ever held, None where the system does not tell.
+
+    On Linux from /proc: getrusage would also count the parent's memory, which is this process's until it executes.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
-    except ImportError:  # Windows has no such module; the figure is then absent
-        return result
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result["peak_rss_bytes"] = peak * (1 if sys.platform == "darwin" else 1024)
-    return result
+    except ImportError:  # Windows has no such module
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _race(job: Job, feed: Feed) -> dict[str, object]:
