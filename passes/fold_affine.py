@@ -1,10 +1,16 @@
-"""fold-affine: a constant multiplied with or added to a linear layer's output becomes part of its weights.
+"""fold-affine: a constant multiplied with or added to a linear layer's output or input becomes part of its weights.
 
 Given   y = Conv(x, W, b),  z = s·y,  z = y + t,  z = y − t,  z = t − y  or  z = y / d    (s, t, d constant per channel)
-Result  z = Conv(x, W', b')  with  W'_c = s_c·W_c  and  b'_c = s_c·b_c + t_c; also ConvTranspose and Gemm.
+Result  z = Conv(x, W', b')  with  W'_c = s_c·W_c  and  b'_c = s_c·b_c + t_c
 
-Left alone: a layer's output that is read by other nodes or returned by a graph; a constant that varies over anything
-but the channel, or broadcasts the output to a larger shape; division by zero; weights that would overflow their type.
+Given   y = Conv(s·x + t, W, b), written as any of the same operations
+Result  y = Conv(x, W', b')  with  W'_ci = W_ci·s_i  and  b'_c = b_c + Σᵢ W_ci·t_i
+
+The same for ConvTranspose, Gemm and, with a scale alone, MatMul. A chain of such operations is folded at once.
+
+Left alone: a tensor between the two that other nodes read or a graph returns; a constant that varies over anything but
+the channel, or broadcasts the tensor to a larger shape; a shift before a layer that pads with zeros, or before a
+ConvTranspose; division by zero or by the tensor; weights that would overflow their type, and weights in float16.
 """
 
 from __future__ import annotations
@@ -13,63 +19,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim.ir import Graph, Node, Rewriter, Tensor, array_of, producer
-from onnxslim.passes._layers import Array, Layer, fold_affine, layer_of, per_channel
+from onnxslim.ir import Constant, Graph, Node, Rewriter, Tensor, array_of, is_standard
+from onnxslim.passes._chains import Channels, Kind, fold_neighbours, has_neighbours
+from onnxslim.passes._layers import LAYERS, Affine, layer_of, per_channel
 from onnxslim.pipeline import Rule, RulePass
-
-Affine = tuple[Array | None, Array | None]
 
 
 class FoldElementwise(Rule):
-    """Conv, ConvTranspose or Gemm, then Mul, Div, Add or Sub with a constant."""
+    """A layer with Mul, Div, Add or Sub with constants before or after it."""
 
-    ops = frozenset({"Mul", "Div", "Add", "Sub"})
+    ops = frozenset(LAYERS)
 
     def rewrite(self, node: Node, graph: Graph, rewriter: Rewriter) -> None:
-        """Fold the operation at ``node`` into the layer that computes one of its operands."""
-        for data, other in (node.inputs, node.inputs[::-1]):
-            constant = array_of(other)
-            maker = producer(data)
-            layer = None if constant is None or maker is None else layer_of(maker)
-            if constant is None or layer is None or layer.weight.dtype != constant.dtype:
-                continue
-            reason = _fold(node, data, constant, layer, rewriter)
-            if reason is not None:
-                rewriter.refuse(self.name, node.outputs[0].name, reason)
+        """Fold the operations beside the layer at ``node``."""
+        layer = layer_of(node) if has_neighbours(node, _ELEMENTWISE) else None
+        if layer is None:
             return
+        for anchor, reason in fold_neighbours(layer, _ELEMENTWISE, rewriter):
+            rewriter.refuse(self.name, anchor, reason)
 
 
-def _fold(node: Node, data: Tensor, constant: Array, layer: Layer, rewriter: Rewriter) -> str | None:
-    """Fold, or return why not."""
-    if not rewriter.is_private(data):
-        return "the layer's output is used before this operation too"
-    values = per_channel(constant, layer)
-    if values is None:
-        return f"its constant of shape {constant.shape} is not one value per channel"
-    affine = _affine(node, node.inputs[0] is data, values)
-    if affine is None:
-        return "it divides by the layer's output, or by zero"
-    reason = fold_affine(layer, *affine, rewriter)
-    if reason is None:
-        rewriter.replace(node.outputs[0], data)
-        rewriter.remove(node)
-    return reason
+def _operand(node: Node) -> Tensor | None:
+    """Return the operand that is not constant, None where that is none or both."""
+    if not is_standard(node, "Mul", "Div", "Add", "Sub"):
+        return None
+    computed = [tensor for tensor in node.inputs if not isinstance(tensor, Constant)]
+    return computed[0] if len(computed) == 1 else None
 
 
-def _affine(node: Node, data_is_left: bool, values: Array) -> Affine | None:
-    """Return scale and shift of the operation, None where it is no affine map of the layer's output."""
+def _affine(node: Node, channels: Channels) -> Affine | str:
+    """Return scale and shift of the operation, or why it is no affine map per channel."""
+    left = array_of(node.inputs[0])
+    constant = array_of(node.inputs[1]) if left is None else left
+    values = None if constant is None else per_channel(constant, channels.rank, channels.axis, channels.count)
+    if constant is None or values is None:
+        return f"its constant of shape {node.inputs[left is None].shape} is not one value per channel"
     if node.op == "Mul":
-        return values, None
+        return Affine(values)
     if node.op == "Add":
-        return None, values
+        return Affine(None, values)
     if node.op == "Sub":
-        return (None, -values) if data_is_left else (np.full_like(values, -1.0), values)
-    return (1.0 / values, None) if data_is_left and (values != 0).all() else None
+        return Affine(None, -values) if left is None else Affine(np.full_like(values, -1.0), values)
+    if left is not None or not values.all():
+        return "it divides by the tensor, or by zero"
+    return Affine(1.0 / values)
+
+
+_ELEMENTWISE = Kind(_operand, _affine)
 
 
 @dataclass(frozen=True)
 class FoldAffine(RulePass):
-    """Fold constant Mul, Div, Add and Sub into the Conv, ConvTranspose or Gemm before them."""
+    """Fold constant Mul, Div, Add and Sub into the Conv, ConvTranspose, Gemm or MatMul beside them."""
 
     name = "fold-affine"
     rules = (FoldElementwise(),)
