@@ -53,7 +53,7 @@ def _filters(layer: Layer) -> npt.NDArray[np.float64]:
 
 def weakest(scores: Scores, ratio: float, multiple: int) -> tuple[int, ...]:
     """Return the units to remove: ceil(ratio·n) of the smallest scores, fewer to keep a multiple, never all."""
-    kept = len(scores) - math.ceil(ratio * len(scores) - 1e-9)
-    kept = min(len(scores), max(1, math.ceil(kept / multiple) * multiple if kept else 1))
+    kept = max(1, len(scores) - math.ceil(ratio * len(scores) - 1e-9))
+    kept = min(len(scores), math.ceil(kept / multiple) * multiple)
     removed = np.argsort(scores, kind="stable")[: len(scores) - kept]
     return tuple(sorted(int(unit) for unit in removed))
