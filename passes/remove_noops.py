@@ -2,13 +2,15 @@
 
 Given → Result, numbered as in the code:
 
-1. Identity, Dropout at inference, Cast to the same type, Transpose to the same order, Concat or Sum of one tensor,
-   pooling over one element → their input;
+1. Identity, Dropout at inference, Cast to the same type, Transpose to the same order, Concat, Sum, Max, Min or Mean of
+   one tensor, Split into one, pooling over one element, Clip without bounds, Resize by 1 → their input;
 2. Reshape, Flatten, Squeeze, Unsqueeze, Expand, Tile, Slice or Pad to the shape that is there already → their input;
-3. adding or subtracting 0, multiplying with or dividing by 1, where the shape stays → the operand;
-4. Transpose of Transpose → one Transpose; Cast of a Cast that lost nothing → one Cast;
-5. Reshape of Reshape, Flatten, Squeeze or Unsqueeze → one Reshape;
-6. Relu of Relu → one Relu.
+3. adding or subtracting 0, multiplying with, dividing by or raising to 1, where the shape stays → the operand;
+4. pairs: see ``_pairs.py``.
+
+Shapes with symbols are compared with care: a symbol on a graph's output is what its author called the dimension, and
+may stand on another tensor too. So Slice and Expand are judged by what they are told to do; the others keep the number
+of elements, which proves that one dimension is equal when all others are.
 
 Left alone: what returns a graph's input or constant under an output's name (nothing else could bear the name); shapes
 that are not known to be equal; a training Dropout, or one whose mask is used.
@@ -18,16 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from onnxslim.ir import Graph, Node, Rewriter, Tensor, array_of, dims_of, is_standard, numpy_dtype, producer
+from onnxslim.ir import Graph, Node, Rewriter, Tensor, array_of, dims_of, numpy_dtype
+from onnxslim.passes._pairs import JoinPair
+from onnxslim.passes._slices import TO_THE_END, cuts_of
 from onnxslim.pipeline import Rule, RulePass
+
+Condition = Callable[[Node], bool]
 
 
 class RemoveNoop(Rule):
-    """One operation whose first output always equals its first input (cases 1 to 3)."""
+    """One operation whose first output always equals its first input (cases 1 and 2)."""
 
     ops = frozenset()  # filled in below, from the table of conditions
 
@@ -35,171 +40,166 @@ class RemoveNoop(Rule):
         """Let readers of the output read the input."""
         if any(t.outputs or rewriter.is_output(t) for t in node.outputs[1:]) or not node.inputs:
             return
-        kept = _NOOPS[node.op](node)
-        if kept is not None and rewriter.replace(node.outputs[0], kept):
+        if _NOOPS[node.op](node) and rewriter.replace(node.outputs[0], node.inputs[0]):
             rewriter.remove(node)
 
 
-class JoinPair(Rule):
-    """Two operations of which one suffices (cases 4 to 6); the first stays if others read it."""
+class RemoveNeutral(Rule):
+    """Arithmetic with a neutral constant (case 3)."""
 
-    ops = frozenset({"Transpose", "Cast", "Reshape", "Relu"})
+    ops = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 
     def rewrite(self, node: Node, graph: Graph, rewriter: Rewriter) -> None:
-        """Let ``node`` do the work of its producer too."""
-        first = producer(node.inputs[0])
-        if first is not None and is_standard(first) and first.inputs and first.inputs[0].name:
-            _JOINS[node.op](first, node, rewriter)
+        """Let readers of the result read the operand."""
+        neutral = 0 if node.op in ("Add", "Sub") else 1
+        sides = (0, 1) if node.op in ("Add", "Mul") else (0,)
+        for side in sides:
+            data, other = node.inputs[side], node.inputs[1 - side]
+            if _is_neutral(data, other, neutral) and rewriter.replace(node.outputs[0], data):
+                rewriter.remove(node)
+                return
 
 
-# ---- cases 1 to 3: which input the output equals, None where it may differ ------------------------------------------
-
-Condition = Callable[[Node], Tensor | None]
-
-
-def _always(node: Node) -> Tensor | None:
-    return node.inputs[0]
-
-
-def _single(node: Node) -> Tensor | None:
-    return node.inputs[0] if len(node.inputs) == 1 else None
+def _is_neutral(data: Tensor, other: Tensor, neutral: int) -> bool:
+    """Whether ``other`` holds nothing but ``neutral`` and does not broadcast ``data`` to a larger shape."""
+    dims, shape = dims_of(data), dims_of(other)
+    constant = array_of(other)
+    if constant is None or constant.dtype == object or dims is None or shape is None or len(shape) > len(dims):
+        return False
+    if any(size not in (1, dim) for size, dim in zip(reversed(shape), reversed(dims), strict=False)):
+        return False
+    return constant.size > 0 and bool(constant.flat[0] == neutral) and bool((constant == neutral).all())
 
 
-def _dropout(node: Node) -> Tensor | None:
-    training = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
-    if training is None:
-        return node.inputs[0]
-    value = array_of(training)
-    return node.inputs[0] if value is not None and not value.any() else None
+# ---- cases 1 and 2 ------------------------------------------------------------------------------------------------
 
 
-def _cast(node: Node) -> Tensor | None:
+def _always(node: Node) -> bool:
+    return True
+
+
+def _single(node: Node) -> bool:
+    return len(node.inputs) == 1
+
+
+def _dropout(node: Node) -> bool:
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return True
+    training = array_of(node.inputs[2])
+    return training is not None and not training.any()
+
+
+def _cast(node: Node) -> bool:
     source = numpy_dtype(node.inputs[0].dtype)
-    return node.inputs[0] if source is not None and source == numpy_dtype(int(node.attrs["to"])) else None
+    target = node.attrs["to"] if node.op == "Cast" else node.inputs[1].dtype
+    return source is not None and source == numpy_dtype(target)
 
 
-def _transpose(node: Node) -> Tensor | None:
+def _transpose(node: Node) -> bool:
     perm = node.attrs.get("perm")
-    return node.inputs[0] if perm is not None and list(perm) == sorted(perm) else None
+    return perm is not None and list(perm) == sorted(perm)
 
 
-def _pool(node: Node) -> Tensor | None:
+def _pool(node: Node) -> bool:
     ones = [*node.attrs.get("kernel_shape", [0]), *node.attrs.get("strides", [1])]
-    return node.inputs[0] if set(ones) == {1} and not any(node.attrs.get("pads", [])) else None
+    return set(ones) == {1} and not any(node.attrs.get("pads", []))
 
 
-def _same_shape(node: Node) -> Tensor | None:
-    """Compare dimensions; equal symbols are equal sizes, unknown ones are not known to be."""
+def _clip(node: Node) -> bool:
+    return not ({"min", "max"} & node.attrs.keys()) and not any(tensor.name for tensor in node.inputs[1:])
+
+
+_EXACT_AT_ONE = {"half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"}
+
+
+def _resize(node: Node) -> bool:
+    scales = array_of(node.inputs[1 if len(node.inputs) == 2 else 2]) if len(node.inputs) in (2, 3) else None
+    mode = node.attrs.get("coordinate_transformation_mode", "half_pixel")
+    return scales is not None and scales.size > 0 and bool((scales == 1).all()) and mode in _EXACT_AT_ONE
+
+
+def _same_elements(node: Node) -> bool:
+    """Whether an operation that keeps the elements, in order, keeps the shape too."""
     before, after = dims_of(node.inputs[0]), dims_of(node.outputs[0])
-    return node.inputs[0] if before is not None and None not in before and before == after else None
+    if before is None or before != after or None in before or 0 in before:
+        return False
+    return sum(isinstance(dim, str) for dim in before) <= 1
 
 
-def _slice(node: Node) -> Tensor | None:
-    """Steps other than 1 could turn the data around and keep the shape."""
-    steps = array_of(node.inputs[4]) if len(node.inputs) > 4 else np.ones(1)
-    return _same_shape(node) if steps is not None and (steps == 1).all() else None
+def _reshape(node: Node) -> bool:
+    """A target of zeros (copy this dimension), dimensions as they are and one −1 says: as it is."""
+    dims, target = dims_of(node.inputs[0]), array_of(node.inputs[1])
+    if dims is None or target is None or node.attrs.get("allowzero") or 0 in dims or len(dims) != target.size:
+        return _same_elements(node)
+    told = target.reshape(-1).tolist()
+    kept = sum(element in (0, dim) for element, dim in zip(told, dims, strict=True))
+    return kept == len(dims) or (kept == len(dims) - 1 and -1 in told) or _same_elements(node)
 
 
-def _pad(node: Node) -> Tensor | None:
+def _flatten(node: Node) -> bool:
+    dims = dims_of(node.inputs[0])
+    return (dims is not None and len(dims) == 2 and node.attrs.get("axis", 1) in (1, -1)) or _same_elements(node)
+
+
+def _expand(node: Node) -> bool:
+    dims, target = dims_of(node.inputs[0]), array_of(node.inputs[1])
+    if dims is None:
+        return False
+    if target is None:
+        return dims == dims_of(node.outputs[0]) and all(isinstance(dim, int) for dim in dims)
+    told = target.reshape(-1).tolist()
+    return len(told) <= len(dims) and all(size in (1, dim) for size, dim in zip(told[::-1], dims[::-1], strict=False))
+
+
+def _slice(node: Node) -> bool:
+    dims, cuts = dims_of(node.inputs[0]), cuts_of(node)
+    if cuts is None or dims is None:
+        return False
+    for axis, (start, end, step) in cuts.items():
+        dim = dims[axis]
+        whole = end >= (dim if isinstance(dim, int) else TO_THE_END)
+        if step != 1 or start != 0 or not whole:
+            return False
+    return True
+
+
+def _pad(node: Node) -> bool:
     """Pads of +1 and −1 could shift the data and keep the shape."""
     pads = node.attrs["pads"] if "pads" in node.attrs else array_of(node.inputs[1])
-    return node.inputs[0] if pads is not None and not np.any(pads) else None
+    return pads is not None and not np.any(pads)
 
 
-def _tile(node: Node) -> Tensor | None:
+def _tile(node: Node) -> bool:
     repeats = array_of(node.inputs[1])
-    return node.inputs[0] if repeats is not None and (repeats == 1).all() else None
-
-
-def _neutral(value: float, *, either_side: bool) -> Condition:
-    """Return the condition that one operand is the scalar ``value`` everywhere and does not enlarge the other."""
-
-    def check(node: Node) -> Tensor | None:
-        pairs = [tuple(node.inputs)] + ([tuple(node.inputs[::-1])] if either_side else [])
-        for data, other in pairs:
-            constant, dims = array_of(other), dims_of(data)
-            if constant is None or constant.dtype == object or dims is None or not (constant == value).all():
-                continue
-            if constant.size == 1 and constant.ndim <= len(dims):
-                return data
-        return None
-
-    return check
+    return repeats is not None and bool((repeats == 1).all())
 
 
 _NOOPS: dict[str, Condition] = {
     "Identity": _always,
     "Dropout": _dropout,
     "Cast": _cast,
+    "CastLike": _cast,
     "Transpose": _transpose,
     "Concat": _single,
     "Sum": _single,
     "Max": _single,
     "Min": _single,
     "Mean": _single,
+    "Split": lambda node: len(node.outputs) == 1,
     "MaxPool": _pool,
     "AveragePool": _pool,
-    "Reshape": _same_shape,
-    "Flatten": _same_shape,
-    "Squeeze": _same_shape,
-    "Unsqueeze": _same_shape,
-    "Expand": _same_shape,
+    "Clip": _clip,
+    "Resize": _resize,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _same_elements,
+    "Unsqueeze": _same_elements,
+    "Expand": _expand,
     "Slice": _slice,
     "Pad": _pad,
     "Tile": _tile,
-    "Add": _neutral(0, either_side=True),
-    "Sub": _neutral(0, either_side=False),
-    "Mul": _neutral(1, either_side=True),
-    "Div": _neutral(1, either_side=False),
 }
 RemoveNoop.ops = frozenset(_NOOPS)
-
-
-# ---- cases 4 to 6 -------------------------------------------------------------------------------------------------
-
-
-def _join_transposes(first: Node, second: Node, rewriter: Rewriter) -> None:
-    if first.op != "Transpose" or "perm" not in first.attrs or "perm" not in second.attrs:
-        return
-    perm = [first.attrs["perm"][axis] for axis in second.attrs["perm"]]
-    rewriter.set_input(second, 0, first.inputs[0])
-    rewriter.set_attr(second, "perm", perm)
-
-
-def _join_casts(first: Node, second: Node, rewriter: Rewriter) -> None:
-    if first.op != "Cast":
-        return
-    source, middle = numpy_dtype(first.inputs[0].dtype), numpy_dtype(int(first.attrs["to"]))
-    if source is not None and middle is not None and _loses_nothing(source, middle):
-        rewriter.set_input(second, 0, first.inputs[0])
-
-
-def _loses_nothing(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    builtin = all(dtype.kind in "biuf" and dtype.type.__module__ == "numpy" for dtype in (source, target))
-    return builtin and np.can_cast(source, target, "safe")
-
-
-def _join_reshapes(first: Node, second: Node, rewriter: Rewriter) -> None:
-    """A 0 in the second shape copies a dimension of the tensor between, which would no longer be there."""
-    target = array_of(second.inputs[1])
-    if first.op not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze") or target is None:
-        return
-    if second.attrs.get("allowzero") or (target == 0).any():
-        return
-    rewriter.set_input(second, 0, first.inputs[0])
-
-
-def _join_relus(first: Node, second: Node, rewriter: Rewriter) -> None:
-    if first.op == "Relu" and rewriter.replace(second.outputs[0], first.outputs[0]):
-        rewriter.remove(second)
-
-
-_JOINS: dict[str, Callable[[Node, Node, Rewriter], None]] = {
-    "Transpose": _join_transposes,
-    "Cast": _join_casts,
-    "Reshape": _join_reshapes,
-    "Relu": _join_relus,
-}
 
 
 @dataclass(frozen=True)
@@ -207,4 +207,4 @@ class RemoveNoops(RulePass):
     """Remove operations that change nothing, and join pairs that undo or repeat each other."""
 
     name = "remove-noops"
-    rules = (RemoveNoop(), JoinPair())
+    rules = (RemoveNoop(), RemoveNeutral(), JoinPair())
