@@ -1,15 +1,19 @@
 """fold-constants: compute now what does not depend on the input.
 
 Given nodes whose inputs are all constant → Result: constants with the values that onnxruntime computes for them; a
-Constant node becomes an initializer.
+Constant node becomes an initializer. What a graph returns becomes a Constant node, which can bear the output's name.
+
+The file never grows by more than :data:`FREE_BYTES` a result: a larger one must not exceed what it replaces. A
+constant that several nodes read is only partly replaced by folding one of them, so each reader may count on its share
+of the bytes; transposing an embedding that a Gather reads too would store it twice, and is left to the runtime.
 
 Left alone:
 
 1. random operators, a Dropout that trains, operators outside the standard, nodes with subgraphs;
 2. QuantizeLinear and DequantizeLinear of constants: they are the integer form of a weight, not a calculation to save;
-3. results larger than the constants they replace (and than :data:`FREE_BYTES`): the file must not grow;
+3. results larger than their share of what they replace;
 4. operators that can create large tensors from small ones, while their result's shape is unknown;
-5. results that a graph returns, and those that onnxruntime does not compute.
+5. results that onnxruntime does not compute, or that numpy has no type for.
 """
 
 from __future__ import annotations
@@ -34,22 +38,22 @@ from onnxslim.ir import (
     is_standard,
     numpy_dtype,
 )
+from onnxslim.passes._determinism import is_deterministic
 from onnxslim.pipeline import Effect, Pass, PassContext
 from onnxslim.runtime import RuntimeRefusal
 from onnxslim.runtime.folding import evaluate
 
-GROWTH = 1.0
-"""A result may be this many times as large as the constants it replaces …"""
 FREE_BYTES = 1024
-"""… and up to this size it may be larger."""
+"""Up to this size a result may be larger than the constants it replaces."""
 
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _INTEGER_FORM = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_NEVER = _RANDOM | _INTEGER_FORM
 _GROWING = {
     "CenterCropPad", "ConstantOfShape", "Expand", "EyeLike", "Gather", "GatherND", "Gemm", "MatMul", "OneHot", "Pad",
     "Range", "Resize", "Tile", "Upsample",
 }  # fmt: skip
+
+Shares = dict[int, float]
+"""By a tensor that can be folded: the bytes of constants that go when one of its readers is folded too."""
 
 
 @dataclass(frozen=True)
@@ -87,43 +91,48 @@ def _constant_value(node: Node) -> npt.NDArray[Any] | Constant | None:
 
 
 def _fold_graph(graph: Graph, rewriter: Rewriter) -> None:
-    credit: dict[int, int] = {}  # by foldable tensor: bytes of the constants it hangs on
+    shares: Shares = {}
+    budgets: dict[int, float] = {}
     for node in graph.nodes:
-        if rewriter.alive(node) and _is_foldable(node, credit):
-            total = sum(_credit(tensor, credit) for tensor in {id(t): t for t in node.inputs}.values())
-            if _fits(node, total):
-                credit.update((id(tensor), total) for tensor in node.outputs)
+        if not rewriter.alive(node) or not _is_foldable(node, shares):
+            continue
+        budget = sum(_share(tensor, shares) for tensor in node.inputs)
+        if _fits(node, budget):
+            budgets.update((id(tensor), max(FREE_BYTES, budget)) for tensor in node.outputs)
+            part = budget / len(node.outputs)
+            shares.update((id(tensor), part / max(1, len(tensor.outputs))) for tensor in node.outputs)
     wanted = [
         tensor
         for node in graph.nodes
         for tensor in node.outputs
-        if id(tensor) in credit and _is_read_outside(tensor, credit) and not rewriter.is_output(tensor)
+        if id(tensor) in shares and (rewriter.is_output(tensor) or _is_read_outside(tensor, shares))
     ]
     for tensor, value in _compute(rewriter.model, wanted):
-        if rewriter.fold(tensor, value):
-            _remove_unread(tensor, rewriter)
+        if value.nbytes <= budgets[id(tensor)]:
+            _put(tensor, value, rewriter)
 
 
-def _credit(tensor: Tensor, credit: dict[int, int]) -> int:
-    return constant_bytes(tensor) if isinstance(tensor, Constant) else credit.get(id(tensor), 0)
+def _share(tensor: Tensor, shares: Shares) -> float:
+    """Return the bytes of constants that one reading of ``tensor`` stands for."""
+    if isinstance(tensor, Constant):
+        return constant_bytes(tensor) / max(1, len(tensor.outputs))
+    return shares.get(id(tensor), 0.0)
 
 
-def _fits(node: Node, replaced: int) -> bool:
-    """Whether folding ``node`` in place of ``replaced`` bytes of constants cannot make the file grow."""
+def _fits(node: Node, budget: float) -> bool:
+    """Whether folding ``node`` in place of ``budget`` bytes of constants cannot make the file grow."""
     sizes = [_size(tensor) for tensor in node.outputs if tensor.name]
     known = [size for size in sizes if size is not None]
     if len(known) < len(sizes):
         return node.op not in _GROWING
-    return max(known, default=0) <= max(FREE_BYTES, GROWTH * replaced)
+    return sum(known) <= max(FREE_BYTES, budget)
 
 
-def _is_foldable(node: Node, credit: dict[int, int]) -> bool:
-    if not is_standard(node) or node.op in _NEVER or node.op == "Constant" or any(True for _ in node.subgraphs()):
-        return False
-    if node.op == "Dropout" and len(node.inputs) > 2:
+def _is_foldable(node: Node, shares: Shares) -> bool:
+    if not is_deterministic(node) or node.op in _INTEGER_FORM or node.op == "Constant":
         return False
     return bool(node.inputs) and all(
-        isinstance(tensor, Constant) or not tensor.name or id(tensor) in credit for tensor in node.inputs
+        isinstance(tensor, Constant) or not tensor.name or id(tensor) in shares for tensor in node.inputs
     )
 
 
@@ -135,12 +144,12 @@ def _size(tensor: Tensor) -> int | None:
     return math.prod(sizes) * dtype.itemsize if len(sizes) == len(dims) else None
 
 
-def _is_read_outside(tensor: Tensor, credit: dict[int, int]) -> bool:
-    return any(not any(id(out) in credit for out in reader.outputs) for reader in tensor.outputs)
+def _is_read_outside(tensor: Tensor, shares: Shares) -> bool:
+    return any(not any(id(out) in shares for out in reader.outputs) for reader in tensor.outputs)
 
 
 def _compute(model: Model, wanted: Sequence[Tensor]) -> list[tuple[Tensor, npt.NDArray[Any]]]:
-    """Evaluate all results in one session; where onnxruntime refuses, each on its own."""
+    """Evaluate all results in one session; where onnxruntime refuses, each half on its own."""
     if not wanted:
         return []
     try:
@@ -148,8 +157,10 @@ def _compute(model: Model, wanted: Sequence[Tensor]) -> list[tuple[Tensor, npt.N
     except RuntimeRefusal:
         if len(wanted) == 1:
             return []
-        return [pair for tensor in wanted for pair in _compute(model, [tensor])]
-    return [(tensor, values[tensor.name]) for tensor in wanted if tensor.name in values]
+        middle = len(wanted) // 2
+        return _compute(model, wanted[:middle]) + _compute(model, wanted[middle:])
+    found = [(tensor, values[tensor.name]) for tensor in wanted if tensor.name in values]
+    return [(tensor, value) for tensor, value in found if numpy_dtype(tensor.dtype) in (None, value.dtype)]
 
 
 def _nodes_behind(wanted: Sequence[Tensor]) -> list[Node]:
@@ -168,8 +179,14 @@ def _nodes_behind(wanted: Sequence[Tensor]) -> list[Node]:
     return list(ordered.values())
 
 
-def _remove_unread(tensor: Tensor, rewriter: Rewriter) -> None:
-    """Remove the node of a folded tensor once nobody reads any of its outputs; what feeds it is dead code."""
-    for node in list(tensor.inputs):
-        if not any(out.outputs or rewriter.is_output(out) for out in node.outputs):
-            rewriter.remove(node)
+def _put(tensor: Tensor, value: npt.NDArray[Any], rewriter: Rewriter) -> None:
+    """Let readers of ``tensor`` read ``value``; what fed its node is dead code then."""
+    (node,) = tensor.inputs
+    if rewriter.is_output(tensor):
+        if len(node.outputs) == 1 and value.dtype != object:
+            rewriter.set_inputs(node, [])
+            rewriter.set_op(node, "Constant", {"value": rewriter.constant(tensor.name, value)})
+        return
+    rewriter.fold(tensor, value)
+    if not any(out.outputs or rewriter.is_output(out) for out in node.outputs):
+        rewriter.remove(node)

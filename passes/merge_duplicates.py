@@ -1,7 +1,8 @@
 """merge-duplicates: the same constant is stored once, and the same thing is computed once.
 
 Given   two constants of equal type, shape and bytes → Result: one, read by all
-Given   two nodes with the same operator, attributes and inputs → Result: one, whose outputs all read
+Given   two nodes with the same operator, attributes and inputs → Result: one, whose outputs all read. The operands of
+Add, Mul and other commutative operators may be the other way round.
 
 Left alone: random operators and a Dropout that trains (each draws anew), operators outside the standard (nothing is
 known of them), nodes with subgraphs, constants that subgraphs hold, and twins whose outputs' names are both returned.
@@ -10,16 +11,21 @@ known of them), nodes with subgraphs, constants that subgraphs hold, and twins w
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onnxslim.ir import Constant, Graph, Node, Rewriter, is_standard
+from onnxslim.ir import Constant, Graph, Node, Rewriter, constant_bytes
+from onnxslim.passes._determinism import is_deterministic
 from onnxslim.pipeline import Effect, Pass, PassContext
 
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_COMMUTATIVE = {"Add", "Mul", "And", "Or", "Xor", "Equal", "BitwiseAnd", "BitwiseOr", "BitwiseXor"}
+
+SMALL = 4096
+"""Constants up to this many bytes are compared by their bytes; larger ones by a few elements, then by a digest."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,25 @@ class MergeDuplicates(Pass):
 
 
 def _merge_constants(graph: Graph, rewriter: Rewriter) -> None:
-    groups: dict[tuple[Any, ...], list[Constant]] = {}
+    """Group by type and shape first: weights that stand alone in their group are not even read."""
+    groups: dict[tuple[str, tuple[int, ...]], list[Constant]] = {}
     for constant in _constants(graph):
-        groups.setdefault((str(constant.dtype), tuple(constant.shape), _edges(constant)), []).append(constant)
+        groups.setdefault((str(constant.dtype), tuple(constant.shape)), []).append(constant)
     for group in groups.values():
         first: dict[bytes, Constant] = {}
-        for constant in group if len(group) > 1 else ():
+        for constant in _alike(group):
             kept = first.setdefault(_digest(constant), constant)
             if kept is not constant and not rewriter.is_output(constant):
                 rewriter.replace(constant, kept)
+
+
+def _alike(group: list[Constant]) -> list[Constant]:
+    """Return the constants of equal type and shape that some other one may equal."""
+    if len(group) < 2 or constant_bytes(group[0]) <= SMALL:
+        return group if len(group) > 1 else []
+    edges = [_edges(constant) for constant in group]
+    count = Counter(edges)
+    return [constant for constant, edge in zip(group, edges, strict=True) if count[edge] > 1]
 
 
 def _constants(graph: Graph) -> Iterator[Constant]:
@@ -66,8 +82,10 @@ def _edges(constant: Constant) -> bytes:
 
 def _digest(constant: Constant) -> bytes:
     values = np.ascontiguousarray(constant.values)
-    data = repr(values.tolist()).encode() if values.dtype == object else values.reshape(-1).view(np.uint8).data
-    return hashlib.blake2b(data, digest_size=16).digest()
+    if values.dtype == object:
+        return repr(values.tolist()).encode()
+    data = values.reshape(-1).view(np.uint8).data
+    return bytes(data) if len(data) <= SMALL else hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _merge_nodes(graph: Graph, rewriter: Rewriter) -> None:
@@ -92,14 +110,17 @@ def _replaceable(kept: Node, node: Node, rewriter: Rewriter) -> bool:
 
 def _key(node: Node) -> tuple[Any, ...] | None:
     """Return what makes two nodes compute the same, None for nodes that may never be merged."""
-    if not is_standard(node) or node.op in _RANDOM or not node.inputs:
-        return None
-    if node.op == "Dropout" and len(node.inputs) > 2:
+    if not node.inputs or not is_deterministic(node):
         return None
     attrs = []
     for name, value in sorted(node.attrs.items()):
-        if not isinstance(value, (int, float, str, list)):
-            return None  # a subgraph, a tensor, or something rarer
-        attrs.append((name, repr(value)))
-    inputs = tuple(id(tensor) if tensor.name else 0 for tensor in node.inputs)
-    return node.op, tuple(attrs), inputs, tuple(bool(tensor.name) for tensor in node.outputs)
+        if isinstance(value, Constant):
+            attrs.append((name, f"{value.dtype}{value.shape}{_digest(value).hex()}"))
+        elif isinstance(value, (int, float, str, list)):
+            attrs.append((name, repr(value)))
+        else:
+            return None  # something rare
+    inputs = [id(tensor) if tensor.name else 0 for tensor in node.inputs]
+    if node.op in _COMMUTATIVE:
+        inputs.sort()
+    return node.op, tuple(attrs), tuple(inputs), tuple(bool(tensor.name) for tensor in node.outputs)
