@@ -16,8 +16,9 @@ import onnx
 
 from onnxslim.measure.metric import Metric, MetricTracker, compare_metrics
 from onnxslim.measure.numerics import Comparison, OutputNumerics, sqnr_db
+from onnxslim.measure.parallel import map_in_order
 from onnxslim.runtime import Feed, Level, Reading, RuntimeRefusal, Session, SessionConfig, with_outputs
-from onnxslim.samples import Samples
+from onnxslim.samples import Sample, Samples
 
 Progress = Callable[[str, int, int], None]
 
@@ -110,22 +111,23 @@ def validate(
         RuntimeRefusal: onnxruntime does not load or run one of them by the operators' definition.
         ModelError: their outputs do not correspond.
     """
-    ours = Session(reference, SessionConfig(threads, reading=Reading.DEFINITION))
+    ours = Session(reference, SessionConfig(1, reading=Reading.DEFINITION))
     integer = is_integer_model(onnx.load_model_from_string(candidate))
     wanted = [Reading.DEFINITION, *((Reading.ARM, Reading.KERNELS) if integer and all_readings else ())]
-    sides = dict(_open_sides(candidate, wanted, threads, metric))
+    sides = dict(_open_sides(candidate, wanted, metric))
     reference_metric = MetricTracker(metric)
-    for index, sample in enumerate(samples):
-        expected = ours.run(sample.feed)
-        if sample.label is not None:
-            reference_metric.add(expected, sample.label)
-        for reading, side in list(sides.items()):
-            try:
-                _account(side, expected, sample.feed, sample.label)
-            except RuntimeRefusal:
-                if reading is Reading.DEFINITION:
-                    raise
-                del sides[reading]  # ARM's reading is an option of onnxruntime that some graphs do not survive
+
+    def evaluate(sample: Sample) -> tuple[int | None, dict[str, Any], dict[Reading, dict[str, Any]]]:
+        return sample.label, ours.run(sample.feed), dict(_run_sides(sides, sample.feed))
+
+    for index, (label, expected, outputs) in enumerate(map_in_order(evaluate, samples, threads)):
+        if label is not None:
+            reference_metric.add(expected, label)
+        for reading in list(sides):
+            if reading in outputs:
+                _account(sides[reading], expected, outputs[reading], label)
+            else:
+                del sides[reading]
         if progress is not None:
             progress("validate", index + 1, len(samples))
     results = {
@@ -144,12 +146,10 @@ def validate(
     )
 
 
-def _open_sides(
-    candidate: bytes, readings: Sequence[Reading], threads: int, metric: str
-) -> Iterator[tuple[Reading, _Side]]:
+def _open_sides(candidate: bytes, readings: Sequence[Reading], metric: str) -> Iterator[tuple[Reading, _Side]]:
     for reading in readings:
         try:
-            session = Session(candidate, SessionConfig(threads, reading=reading))
+            session = Session(candidate, SessionConfig(1, reading=reading))
         except RuntimeRefusal:
             if reading is Reading.DEFINITION:
                 raise
@@ -157,8 +157,17 @@ def _open_sides(
         yield reading, _Side(session, MetricTracker(metric))
 
 
-def _account(side: _Side, expected: dict[str, Any], feed: Feed, label: int | None) -> None:
-    outputs = side.session.run(feed)
+def _run_sides(sides: dict[Reading, _Side], feed: Feed) -> Iterator[tuple[Reading, dict[str, Any]]]:
+    """Run every reading; ARM's is an option of onnxruntime that some graphs do not survive, and is then left out."""
+    for reading, side in list(sides.items()):
+        try:
+            yield reading, side.session.run(feed)
+        except RuntimeRefusal:
+            if reading is Reading.DEFINITION:
+                raise
+
+
+def _account(side: _Side, expected: dict[str, Any], outputs: dict[str, Any], label: int | None) -> None:
     side.comparison.add(expected, outputs)
     if label is not None:
         side.metric.add(outputs, label)

@@ -92,6 +92,8 @@ class Session:
             RuntimeRefusal: the feed does not fit or a kernel fails.
         """
         names = list(self.output_names if outputs is None else outputs)
+        if not names:  # onnxruntime would take an empty list for all outputs
+            return {}
         try:
             values = self._session.run(names, feed)
         except Exception as error:  # as above
