@@ -2,11 +2,12 @@
 
 Given → Result, numbered as in the code:
 
-1. Shape, Size, and Gather, Slice, Concat, Cast, Squeeze, Unsqueeze, Add, Mul … of them, all of whose elements are known
-   → a constant. A dimension is known when shape inference found its number; Gather(Shape(x), 1) needs only dimension 1.
+1. Shape, Size, and Gather, Slice, Concat, Cast, Squeeze, Unsqueeze, Reshape, Add, Sub, Mul of them, if all elements are
+   known → a constant. A dimension is known when shape inference found its number; Gather(Shape(x), 1) needs only dimension 1.
 2. Reshape to a computed target [d₀, …, dₙ] in which single elements are unknown → a constant target:
    an unknown element that is the size of the reshaped tensor's own dimension at the same place becomes 0 (copy it);
-   one other unknown element becomes −1 (the rest), which is what it must be, or the original Reshape would fail too.
+   one other unknown element becomes −1 (the rest), which is what it must be, or the original Reshape would fail too
+   (of a tensor without elements every number would fit, so an empty batch may fail now).
 
 Left alone: targets with more unknowns, elements that may be 0 themselves, shapes of unknown rank.
 """
@@ -67,11 +68,15 @@ def _make_constant(node: Node, vector: Vector, rewriter: Rewriter) -> None:
     if len(numbers) < len(vector.elements) or not out.outputs:
         return
     dtype = np.dtype(np.int64) if node.op in ("Shape", "Size") else numpy_dtype(out.dtype)
-    if dtype is None or dtype.kind not in "iu":
+    if dtype is None or dtype.kind not in "iu" or any(not _fits(number, dtype) for number in numbers):
         return
     values = np.array(numbers[0] if vector.scalar else numbers, dtype)
     if rewriter.fold(out, values):
         rewriter.remove(node)
+
+
+def _fits(number: int, dtype: np.dtype[Any]) -> bool:
+    return int(np.iinfo(dtype).min) <= number <= int(np.iinfo(dtype).max)
 
 
 def _fix_target(node: Node, known: dict[int, Vector], rewriter: Rewriter) -> None:
@@ -204,10 +209,21 @@ def _reshaped(*, scalar: bool | None) -> Follow:
     return follow
 
 
+def _reshape(node: Node, known: dict[int, Vector]) -> Vector | None:
+    """To [], [-1] or [count]: the same elements as a scalar or a vector."""
+    data, target = _value(node.inputs[0], known), array_of(node.inputs[1])
+    if data is None or target is None or target.ndim != 1 or target.size > 1 or (target == 0).any():
+        return None
+    return Vector(data.elements, scalar=target.size == 0)
+
+
 def _cast(node: Node, known: dict[int, Vector]) -> Vector | None:
     dtype = numpy_dtype(int(node.attrs["to"]))
     data = _value(node.inputs[0], known)
-    return data if dtype is not None and dtype in (np.dtype(np.int64), np.dtype(np.int32)) else None
+    if data is None or dtype is None or dtype not in (np.dtype(np.int64), np.dtype(np.int32)):
+        return None
+    whole = all(not isinstance(element, int) or _fits(element, dtype) for element in data.elements)
+    return data if whole else None
 
 
 def _arithmetic(function: Callable[[int, int], int]) -> Follow:
@@ -241,6 +257,7 @@ _FOLLOW: dict[str, Follow] = {
     "Squeeze": _reshaped(scalar=True),
     "Unsqueeze": _reshaped(scalar=False),
     "Identity": _reshaped(scalar=None),
+    "Reshape": _reshape,
     "Cast": _cast,
     "Add": _arithmetic(operator.add),
     "Sub": _arithmetic(operator.sub),
