@@ -183,12 +183,13 @@ class Model:
         """The model's metadata_props."""
         return {entry.key: entry.value for entry in self._shell.metadata_props}
 
-    def set_metadata(self, key: str, value: str) -> None:
-        """Set one entry of metadata_props, in place of an entry of the same key."""
+    def set_metadata(self, key: str, value: str | None) -> None:
+        """Set one entry of metadata_props, in place of an entry of the same key; None removes it."""
         kept = [entry for entry in self._shell.metadata_props if entry.key != key]
         del self._shell.metadata_props[:]
         self._shell.metadata_props.extend(kept)
-        self._shell.metadata_props.add(key=key, value=value)
+        if value is not None:
+            self._shell.metadata_props.add(key=key, value=value)
 
     def require_opset(self, domain: str, version: int) -> None:
         """Declare that nodes of ``domain`` are used, at ``version``, unless the model declares it already."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim.ir import Model, TensorSpec
+from onnxslim.ir.model import external_files
 from onnxslim.ir.saving import write_bytes
+from onnxslim.mobile.compatibility import oldest_runtime
 from onnxslim.mobile.operators import operators_of
 from onnxslim.mobile.ort_package import OrtFiles
 from onnxslim.mobile.provenance import provenance_of
@@ -16,15 +18,31 @@ from onnxslim.runtime.sessions import version
 
 
 def write_manifest(model: Model, out: Path, files: OrtFiles) -> Path:
-    """Write the manifest of ``out`` and ``files`` beside them; return its path."""
+    """Write the manifest of ``out``, which holds ``model``, and of ``files`` beside them; return its path.
+
+    ``runtime`` says which onnxruntime made the .ort and is known to run both, and the oldest release that should.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    operators, current = operators_of(model), version()
+    versions = (model.opset, model.ir_version)
+    weights = sorted(out.parent / name for name in external_files(out))
     manifest: dict[str, Any] = {
         "schema": 1,
-        "files": [_file(path) for path in (out, files.ort, files.config)],
-        "runtime": {"name": "onnxruntime", "made_with": version()},
+        "files": [_file(path) for path in (out, *weights, files.ort, files.config)],
+        "runtime": {
+            "name": "onnxruntime",
+            "made_with": current,
+            "minimum": {
+                "onnx": oldest_runtime(*versions, operators, current, ort_format=False),
+                "ort": oldest_runtime(*versions, files.operators, current, ort_format=True),
+            },
+        },
         "opset": model.opset,
         "inputs": [_tensor(spec) for spec in model.inputs],
         "outputs": [_tensor(spec) for spec in model.outputs],
-        "operators": list(operators_of(model)),
+        "operators": {"onnx": list(operators), "ort": list(files.operators)},
         "provenance": provenance_of(model),
     }
     path = out.with_suffix(".manifest.json")
@@ -33,8 +51,9 @@ def write_manifest(model: Model, out: Path, files: OrtFiles) -> Path:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import onnx
 
 from onnxslim.ir import Model
+
+_TYPES = re.compile(r"\{[^{}]*\}")
+"""The innermost braces of a configuration's line: element types, as JSON."""
 
 
 def operators_of(model: Model) -> tuple[str, ...]:
@@ -21,6 +25,28 @@ def operators_of(model: Model) -> tuple[str, ...]:
     while stack:
         for node in stack.pop().node:
             if (node.domain, node.op_type) not in local:
-                found.add(node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}")
-            stack.extend(a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+                found.add(_qualified(node.domain, node.op_type))
+            for attribute in node.attribute:
+                stack.extend([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs)
     return tuple(sorted(found))
+
+
+def required_operators(config: str) -> tuple[str, ...]:
+    """Return the operators that a required-operators configuration names, in the form of :func:`operators_of`.
+
+    Its lines are ``domain;opsets;Name{types},Name`` (onnxruntime, "Reduced operator configuration file").
+    """
+    found: set[str] = set()
+    for line in config.splitlines():
+        fields = line.split(";", 2)
+        if line.startswith(("#", "!")) or len(fields) != 3:
+            continue
+        names = fields[2]
+        while _TYPES.search(names):
+            names = _TYPES.sub("", names)
+        found.update(_qualified(fields[0].strip(), name.strip()) for name in names.split(",") if name.strip())
+    return tuple(sorted(found))
+
+
+def _qualified(domain: str, name: str) -> str:
+    return name if domain in ("", "ai.onnx") else f"{domain}:{name}"

@@ -8,10 +8,17 @@ PREFIX = "onnxslim."
 
 
 def stamp(model: Model, *, version: str, spec: str, input_digest: str, plan_digest: str | None) -> None:
-    """Write tool, version, pipeline and the SHA-256 of input and plan into ``model``'s metadata_props."""
-    entries = {"tool": "onnxslim-mobile", "version": version, "spec": spec, "input_sha256": input_digest}
-    if plan_digest is not None:
-        entries["plan_sha256"] = plan_digest
+    """Write tool, version, pipeline and the SHA-256 of input and plan into ``model``'s metadata_props.
+
+    What an earlier run wrote there is replaced: its model is the input whose digest is kept.
+    """
+    entries = {
+        "tool": "onnxslim-mobile",
+        "version": version,
+        "spec": spec,
+        "input_sha256": input_digest,
+        "plan_sha256": plan_digest,
+    }
     for key, value in entries.items():
         model.set_metadata(f"{PREFIX}{key}", value)
 

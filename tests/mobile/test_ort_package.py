@@ -1,0 +1,224 @@
+"""The ORT package: what is in place loads, computes the same, and says what it needs; otherwise nothing is in place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import onnx.parser
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from onnxslim.errors import ModelError, OutputError
+from onnxslim.ir import Model
+from onnxslim.mobile import emit_ort, operators_of, stamp, write_manifest
+from onnxslim.mobile.ort_package import check_ort
+from onnxslim.runtime import RuntimeRefusal, Session, SessionConfig
+from onnxslim.runtime.ort_format import convert
+from onnxslim.targets import find_target
+
+ARM = find_target("arm-cpu")
+FEED = {"x": np.random.default_rng(0).normal(size=(1, 8, 9, 9)).astype(np.float32)}
+
+
+def proto(scale: float = 1.0, bias: float = 0.0) -> onnx.ModelProto:
+    """A convolution with a Relu, that onnxruntime fuses, and that x86 would lay out its own way."""
+    rng = np.random.default_rng(1)
+    weights = {
+        "w": (scale * rng.normal(size=(16, 8, 3, 3))).astype(np.float32),
+        "b": np.full(16, bias, np.float32),
+    }
+    graph = oh.make_graph(
+        [
+            oh.make_node("Conv", ["x", "w", "b"], ["c"], name="conv"),
+            oh.make_node("Relu", ["c"], ["y"], name="act"),
+        ],
+        "g",
+        [oh.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8, 9, 9])],
+        [oh.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 16, 7, 7])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+
+
+def saved(folder: Path, name: str = "out.onnx", **changes: float) -> Path:
+    path = folder / name
+    Model.load(proto(**changes)).save(path)
+    return path
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- in place ------------------------------------------------------------------------------------------------
+
+
+def test_the_package(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL", "nonsense")
+    environment = dict(os.environ)
+    out = saved(tmp_path)
+    files = emit_ort(out, ARM, FEED)
+    assert names_in(tmp_path) == ["out.onnx", "out.ort", "out.required_operators_and_types.config"]
+    assert (files.ort, files.config) == (tmp_path / "out.ort", tmp_path / "out.required_operators_and_types.config")
+    assert files.bytes == files.ort.stat().st_size
+    assert files.ort.read_bytes()[4:8] == b"ORTM"
+    ours, theirs = (Session(path, SessionConfig()).run(FEED)["y"] for path in (out, files.ort))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert capfd.readouterr() == ("", "")
+    assert dict(os.environ) == environment
+
+
+def test_the_configuration_names_operators_and_types_and_no_place(tmp_path: Path) -> None:
+    files = emit_ort(saved(tmp_path), ARM, FEED)
+    assert files.operators == ("com.microsoft:FusedConv",)
+    text = files.config.read_text()
+    assert "com.microsoft;1;FusedConv" in text
+    assert "/" not in text
+    assert text.splitlines()[0].startswith("# What out.ort needs")
+
+
+@pytest.mark.parametrize("name", ["out.optimized.onnx", "out.model", "out"])
+def test_names_that_the_converter_would_skip(tmp_path: Path, name: str) -> None:
+    files = emit_ort(saved(tmp_path, name), ARM, FEED)
+    assert files.ort == (tmp_path / name).with_suffix(".ort")
+    assert files.ort.exists()
+
+
+def test_an_older_package_is_replaced(tmp_path: Path) -> None:
+    out = saved(tmp_path)
+    first = emit_ort(out, ARM, FEED).ort.read_bytes()
+    saved(tmp_path, scale=3.0)
+    assert emit_ort(out, ARM, FEED).ort.read_bytes() != first
+
+
+def test_external_weights(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    onnx.save_model(proto(), out, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
+    files = emit_ort(out, ARM, FEED)
+    manifest = json.loads(write_manifest(Model.load(out), out, files).read_text())
+    assert [entry["name"] for entry in manifest["files"]][:2] == ["out.onnx", "out.onnx.data"]
+
+
+def test_modules_in_the_users_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the wrong place')")
+    monkeypatch.chdir(tmp_path)
+    assert emit_ort(saved(tmp_path), ARM, FEED).ort.exists()
+
+
+KINDS = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[4] x) => (int64[4] order, bool[4] positive, float[4] root, seq(float[2]) parts)
+<int64 axis = {0}, float zero = {0}, int64[2] halves = {2, 2}>
+{
+  best, order = TopK <axis = 0> (x, four)
+  positive = Greater(x, zero)
+  root = Sqrt(x)
+  parts = SplitToSequence <axis = 0> (x, halves)
+}
+"""
+
+
+def test_outputs_of_every_kind(tmp_path: Path) -> None:
+    """Integers, booleans, NaN and sequences."""
+    text = KINDS.replace("<int64 axis = {0}, ", "<int64[1] four = {4}, ")
+    out = tmp_path / "out.onnx"
+    Model.load(onnx.parser.parse_model(text)).save(out)
+    feed = {"x": np.array([-1, 4, -9, 16], np.float32)}
+    assert np.isnan(Session(out, SessionConfig()).run(feed)["root"]).any()
+    assert emit_ort(out, ARM, feed).ort.exists()
+
+
+# ---- refused, nothing in place -------------------------------------------------------------------------------
+
+
+def test_what_the_converter_refuses(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"no model at all")
+    with pytest.raises(ModelError, match=r"cannot be packaged as \.ort: the ORT-format converter failed: ") as caught:
+        emit_ort(out, ARM, FEED)
+    assert "\n" not in str(caught.value)
+    assert str(Path(os.sep) / "tmp" / "tmp") not in str(caught.value)
+    assert names_in(tmp_path) == ["out.onnx"]
+
+
+def test_a_feed_that_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be packaged"):
+        emit_ort(saved(tmp_path), ARM, {"x": np.zeros((1, 3, 9, 9), np.float32)})
+    assert names_in(tmp_path) == ["out.onnx"]
+
+
+def test_a_place_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out.required_operators_and_types.config").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        emit_ort(saved(tmp_path), ARM, FEED)
+    assert names_in(tmp_path) == ["out.onnx", "out.required_operators_and_types.config"]
+
+
+def converted(folder: Path, source: Path, target_platform: str = "arm") -> tuple[Path, str]:
+    """Return an .ort and its configuration."""
+    work = folder / f"work-{source.stem}-{target_platform}"
+    work.mkdir()
+    ort, config = convert(source, work, target_platform)
+    return ort, config.read_text()
+
+
+@pytest.mark.parametrize("change", [{"scale": 1.01}, {"bias": 0.5}, {"bias": float("nan")}, {"bias": float("inf")}])
+def test_an_ort_of_another_model_is_noticed(tmp_path: Path, change: dict[str, float]) -> None:
+    right, wrong = saved(tmp_path), saved(tmp_path, "wrong.onnx", **change)
+    package = converted(tmp_path, wrong)
+    check_ort(wrong, *package, FEED)
+    with pytest.raises(RuntimeRefusal, match="its output 'y' differs"):
+        check_ort(right, *package, FEED)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has nchwc operators")
+def test_an_ort_for_x86_is_noticed(tmp_path: Path) -> None:
+    out = saved(tmp_path)
+    with pytest.raises(RuntimeRefusal, match="nchwc operators, which exist on x86 only"):
+        check_ort(out, *converted(tmp_path, out, "amd64"), FEED)
+
+
+# ---- manifest ------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest(tmp_path: Path) -> None:
+    model = Model.load(proto())
+    stamp(model, version="1.2.3", spec="exact", input_digest="ab" * 32, plan_digest=None)
+    out = tmp_path / "out.onnx"
+    model.save(out)
+    files = emit_ort(out, ARM, FEED)
+    path = write_manifest(model, out, files)
+    assert path == tmp_path / "out.manifest.json"
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    for entry, written in zip(manifest.pop("files"), (out, files.ort, files.config), strict=True):
+        data = written.read_bytes()
+        assert entry == {"name": written.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert manifest.pop("runtime")["minimum"] == {"onnx": "1.12", "ort": "1.16"}
+    assert manifest == {
+        "schema": 1,
+        "opset": 17,
+        "inputs": [{"name": "x", "type": "float32", "shape": ["batch", 8, 9, 9]}],
+        "outputs": [{"name": "y", "type": "float32", "shape": ["batch", 16, 7, 7]}],
+        "operators": {"onnx": ["Conv", "Relu"], "ort": ["com.microsoft:FusedConv"]},
+        "provenance": {"tool": "onnxslim-mobile", "version": "1.2.3", "spec": "exact", "input_sha256": "ab" * 32},
+    }
+    assert str(tmp_path) not in path.read_text()
+
+
+def test_a_detector_whose_output_barely_moves(zoo: Path, tmp_path: Path) -> None:
+    """Its sigmoids return 1e-5 on noise, so kernels that sum in another order differ by more than their range."""
+    model = Model.load(zoo / "ppocrv4_det.onnx")
+    model.fix_input("x", [1, 3, 64, 64])
+    out = tmp_path / "out.onnx"
+    model.save(out)
+    files = emit_ort(out, ARM, {"x": np.random.default_rng(0).random((1, 3, 64, 64)).astype(np.float32)})
+    assert "Conv" in operators_of(model)
+    assert files.bytes > 1e6
