@@ -47,6 +47,9 @@ def emit_ort(out: Path, target: Target, feed: Feed) -> OrtFiles:
         OutputError: the place cannot be written.
     """
     ort, config = out.with_suffix(".ort"), out.with_suffix(".required_operators_and_types.config")
+    for path in (ort, config):
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder: move it, or write elsewhere")
     with tempfile.TemporaryDirectory() as name:
         try:
             made, listed = convert(out, Path(name), target.ort_platform)
@@ -55,7 +58,7 @@ def emit_ort(out: Path, target: Target, feed: Feed) -> OrtFiles:
         except RuntimeRefusal as error:
             raise ModelError(f"{out} cannot be packaged as .ort: {error}: leave --ort out") from None
         data = made.read_bytes()
-    _place({ort: data, config: required.encode()})
+    place({ort: data, config: required.encode()})
     return OrtFiles(ort, len(data), config, required_operators(required))
 
 
@@ -102,11 +105,12 @@ def _without_paths(config: str, ort: Path) -> str:
     return "\n".join([f"# What {ort.name} needs: for --include_ops_by_config of onnxruntime's build", *lines]) + "\n"
 
 
-def _place(files: Mapping[Path, bytes]) -> None:
-    """Write all files, or none: each under a temporary name first."""
-    for path in files:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder: move it, or write elsewhere")
+def place(files: Mapping[Path, bytes]) -> None:
+    """Write all files, or none: each under a temporary name first.
+
+    Raises:
+        OutputError: a place cannot be written.
+    """
     parts = {path.with_name(f".{path.name}.part"): path for path in files}
     try:
         for part, path in parts.items():

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from onnx import TensorProto, numpy_helper
 
 from onnxslim.errors import ModelError, OutputError
 from onnxslim.ir import Model
-from onnxslim.mobile import emit_ort, operators_of, stamp, write_manifest
-from onnxslim.mobile.ort_package import check_ort
+from onnxslim.mobile import OrtFiles, emit_ort, operators_of, stamp, write_manifest
+from onnxslim.mobile.ort_package import check_ort, place
 from onnxslim.runtime import RuntimeRefusal, Session, SessionConfig
 from onnxslim.runtime.ort_format import convert
 from onnxslim.targets import find_target
@@ -58,45 +59,62 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@dataclass(frozen=True)
+class Package:
+    """A model that was emitted once, for every test that only looks at it."""
+
+    model: Model
+    out: Path
+    files: OrtFiles
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    model = Model.load(proto())
+    stamp(model, version="1.2.3", spec="exact", input_digest="ab" * 32, plan_digest=None)
+    out = tmp_path_factory.mktemp("package") / "out.onnx"
+    model.save(out)
+    return Package(model, out, emit_ort(out, ARM, FEED))
+
+
 # ---- in place ------------------------------------------------------------------------------------------------
 
 
-def test_the_package(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL", "nonsense")
-    environment = dict(os.environ)
-    out = saved(tmp_path)
-    files = emit_ort(out, ARM, FEED)
-    assert names_in(tmp_path) == ["out.onnx", "out.ort", "out.required_operators_and_types.config"]
-    assert (files.ort, files.config) == (tmp_path / "out.ort", tmp_path / "out.required_operators_and_types.config")
+def test_the_package(package: Package) -> None:
+    out, files = package.out, package.files
+    assert files.ort == out.with_name("out.ort")
+    assert files.config == out.with_name("out.required_operators_and_types.config")
     assert files.bytes == files.ort.stat().st_size
     assert files.ort.read_bytes()[4:8] == b"ORTM"
     ours, theirs = (Session(path, SessionConfig()).run(FEED)["y"] for path in (out, files.ort))
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    assert capfd.readouterr() == ("", "")
-    assert dict(os.environ) == environment
 
 
-def test_the_configuration_names_operators_and_types_and_no_place(tmp_path: Path) -> None:
-    files = emit_ort(saved(tmp_path), ARM, FEED)
-    assert files.operators == ("com.microsoft:FusedConv",)
-    text = files.config.read_text()
+def test_the_configuration_names_operators_and_types_and_no_place(package: Package) -> None:
+    assert package.files.operators == ("com.microsoft:FusedConv",)
+    text = package.files.config.read_text()
     assert "com.microsoft;1;FusedConv" in text
     assert "/" not in text
     assert text.splitlines()[0].startswith("# What out.ort needs")
 
 
-@pytest.mark.parametrize("name", ["out.optimized.onnx", "out.model", "out"])
-def test_names_that_the_converter_would_skip(tmp_path: Path, name: str) -> None:
-    files = emit_ort(saved(tmp_path, name), ARM, FEED)
-    assert files.ort == (tmp_path / name).with_suffix(".ort")
-    assert files.ort.exists()
-
-
-def test_an_older_package_is_replaced(tmp_path: Path) -> None:
-    out = saved(tmp_path)
-    first = emit_ort(out, ARM, FEED).ort.read_bytes()
-    saved(tmp_path, scale=3.0)
-    assert emit_ort(out, ARM, FEED).ort.read_bytes() != first
+def test_surroundings_neither_matter_nor_change(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modules in the user's folder, the converter's variable, its stdout, an older package, a name it would skip."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the wrong place')")
+    (tmp_path / "out.optimized.ort").write_bytes(b"old")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL", "nonsense")
+    environment = dict(os.environ)
+    files = emit_ort(saved(tmp_path, "out.optimized.onnx"), ARM, FEED)
+    assert capfd.readouterr() == ("", "")
+    assert dict(os.environ) == environment
+    assert files.ort.name == "out.optimized.ort"
+    assert files.ort.read_bytes() != b"old"
+    stem = "out.optimized"
+    expected = ["numpy.py", f"{stem}.onnx", f"{stem}.ort", f"{stem}.required_operators_and_types.config"]
+    assert names_in(tmp_path) == expected
 
 
 def test_external_weights(tmp_path: Path) -> None:
@@ -105,12 +123,6 @@ def test_external_weights(tmp_path: Path) -> None:
     files = emit_ort(out, ARM, FEED)
     manifest = json.loads(write_manifest(Model.load(out), out, files).read_text())
     assert [entry["name"] for entry in manifest["files"]][:2] == ["out.onnx", "out.onnx.data"]
-
-
-def test_modules_in_the_users_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the wrong place')")
-    monkeypatch.chdir(tmp_path)
-    assert emit_ort(saved(tmp_path), ARM, FEED).ort.exists()
 
 
 KINDS = """
@@ -162,41 +174,36 @@ def test_a_place_that_is_taken(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["out.onnx", "out.required_operators_and_types.config"]
 
 
-def converted(folder: Path, source: Path, target_platform: str = "arm") -> tuple[Path, str]:
-    """Return an .ort and its configuration."""
-    work = folder / f"work-{source.stem}-{target_platform}"
-    work.mkdir()
-    ort, config = convert(source, work, target_platform)
-    return ort, config.read_text()
+def test_all_files_or_none(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        place({tmp_path / "first": b"1", tmp_path / "missing" / "second": b"2"})
+    assert names_in(tmp_path) == []
+    place({tmp_path / "first": b"1", tmp_path / "second": b"2"})
+    assert names_in(tmp_path) == ["first", "second"]
 
 
 @pytest.mark.parametrize("change", [{"scale": 1.01}, {"bias": 0.5}, {"bias": float("nan")}, {"bias": float("inf")}])
-def test_an_ort_of_another_model_is_noticed(tmp_path: Path, change: dict[str, float]) -> None:
-    right, wrong = saved(tmp_path), saved(tmp_path, "wrong.onnx", **change)
-    package = converted(tmp_path, wrong)
-    check_ort(wrong, *package, FEED)
+def test_an_ort_of_another_model_is_noticed(package: Package, tmp_path: Path, change: dict[str, float]) -> None:
+    ort, required = package.files.ort, package.files.config.read_text()
+    check_ort(saved(tmp_path, "right.onnx"), ort, required, FEED)
     with pytest.raises(RuntimeRefusal, match="its output 'y' differs"):
-        check_ort(right, *package, FEED)
+        check_ort(saved(tmp_path, "wrong.onnx", **change), ort, required, FEED)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has nchwc operators")
-def test_an_ort_for_x86_is_noticed(tmp_path: Path) -> None:
-    out = saved(tmp_path)
+def test_an_ort_for_x86_is_noticed(package: Package, tmp_path: Path) -> None:
+    ort, config = convert(package.out, tmp_path, "amd64")
     with pytest.raises(RuntimeRefusal, match="nchwc operators, which exist on x86 only"):
-        check_ort(out, *converted(tmp_path, out, "amd64"), FEED)
+        check_ort(package.out, ort, config.read_text(), FEED)
 
 
 # ---- manifest ------------------------------------------------------------------------------------------------
 
 
-def test_the_manifest(tmp_path: Path) -> None:
-    model = Model.load(proto())
-    stamp(model, version="1.2.3", spec="exact", input_digest="ab" * 32, plan_digest=None)
-    out = tmp_path / "out.onnx"
-    model.save(out)
-    files = emit_ort(out, ARM, FEED)
-    path = write_manifest(model, out, files)
-    assert path == tmp_path / "out.manifest.json"
+def test_the_manifest(package: Package) -> None:
+    out, files = package.out, package.files
+    path = write_manifest(package.model, out, files)
+    assert path == out.with_name("out.manifest.json")
     manifest: dict[str, Any] = json.loads(path.read_text())
     for entry, written in zip(manifest.pop("files"), (out, files.ort, files.config), strict=True):
         data = written.read_bytes()
@@ -210,7 +217,7 @@ def test_the_manifest(tmp_path: Path) -> None:
         "operators": {"onnx": ["Conv", "Relu"], "ort": ["com.microsoft:FusedConv"]},
         "provenance": {"tool": "onnxslim-mobile", "version": "1.2.3", "spec": "exact", "input_sha256": "ab" * 32},
     }
-    assert str(tmp_path) not in path.read_text()
+    assert str(out.parent) not in path.read_text()
 
 
 def test_a_detector_whose_output_barely_moves(zoo: Path, tmp_path: Path) -> None:
