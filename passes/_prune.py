@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.analysis.channels import ChannelGroup, Layer
+from onnxslim.analysis.channels import ChannelGroup
+from onnxslim.analysis.relations import Layer
 from onnxslim.ir import Constant
 
 Scores = npt.NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 Given   y = Conv(x, W, b)  in float, and the ranges of x and y on samples
 Result  y = Conv(DQ(Q(x)), DQ(W₈), DQ(b₃₂)), then Q and DQ      with, for each output channel c,
-        W₈ = round(W_c / s_c),  s_c = max|W_c| / 127,  b₃₂ = round(b_c / (s_x·s_c)),  Q(x) = round(x / s_x) + z_x as uint8
+        W₈ = round(W_c / s_c),  s_c = max|W_c| / 127,  b₃₂ = round(b_c / (s_x·s_c)),  Q(x) = round(x / s_x) + z_x
 
 An operator whose inputs and outputs are all such pairs is one that onnxruntime replaces by its integer kernel (its QDQ
 selectors and actions); a Relu or Clip after it disappears into the range of the Q that follows. Ranges are minimum and
@@ -15,15 +15,14 @@ What is quantized, numbered as in the code:
 3. operators that only move values share their input's grid: MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze,
    Slice, Gather with constant indices, Resize to the nearest.
 
-Left alone, with the reason: weights that are computed, shared in two ways, or not float32; operators without an integer kernel;
-subgraphs; models that are integer already; tensors with NaN or Inf on the samples. A Gemm or MatMul that computes a graph's
-output keeps its output in float. Opsets before 13, which lack scales per channel, are converted first.
+Left alone, with the reason: weights that are computed or not float32; operators without an integer kernel; subgraphs;
+models that are integer already; tensors with NaN or Inf on the samples. A Gemm or MatMul that computes a graph's output
+keeps its output in float. Opsets before 13, which lack scales per channel, are converted first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,24 +35,23 @@ from onnxslim.ir import (
     Tensor,
     anchor_of,
     array_of,
-    graph_nodes,
-    is_standard,
-    numpy_dtype,
     producer,
-    selects,
+)
+from onnxslim.passes._qdq_choice import (
+    FLOAT32,
+    MOVING,
+    WEIGHTED,
+    activation_inputs,
+    final_output,
+    is_weight,
+    keeps_float_output,
+    select,
 )
 from onnxslim.passes._quantize import Grid, grid_of, quantize_bias, quantize_weight
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
 OPSET = 13
 """The first in which DequantizeLinear takes one scale per channel."""
-
-_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
-_COMPUTING = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "Sigmoid"})
-_MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize"})
-_ACTIVATIONS = frozenset({"Relu", "Clip"})
-_WITHOUT_KERNEL = frozenset({"ConvTranspose", "LSTM", "GRU", "RNN"})
-_FLOAT32 = np.dtype(np.float32)
 
 
 class QdqPlan(Plan):
@@ -81,7 +79,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
 
     def plan(self, model: Model, context: PassContext) -> QdqPlan:
         """Choose nodes, and observe the ranges of their tensors on the samples."""
-        selection = _select(model, self.only, self.exclude)
+        selection = select(model, self.only, self.exclude)
         names = list(dict.fromkeys(tensor.name for tensor in selection.tensors()))
         if not names:
             return QdqPlan(nodes=(), ranges={}, refused=tuple(selection.refused))
@@ -108,125 +106,6 @@ class InsertQdq(PlannedPass[QdqPlan]):
         _Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel).run()
 
 
-# ---- deciding ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Selection:
-    """Nodes to quantize, in order, and those refused."""
-
-    nodes: list[Node] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor that needs a range."""
-        for node in self.nodes:
-            yield from (tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant))
-            if not keeps_float_output(node):
-                yield final_output(node)
-
-    def drop_unknown(self, ranges: dict[str, tuple[float, float]]) -> None:
-        """Refuse nodes one of whose tensors has no range."""
-        for node in list(self.nodes):
-            missing = [t.name for t in _Selection([node]).tensors() if t.name not in ranges]
-            if missing:
-                self.nodes.remove(node)
-                self.refused.append((anchor_of(node), f"tensor {missing[0]!r} is empty, NaN or Inf on the samples"))
-
-
-def _select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...]) -> _Selection:
-    selection = _Selection()
-    if any("QuantizeLinear" in node.op or node.op.startswith("QLinear") for _, node in graph_nodes(model.graph)):
-        selection.refused.append((model.graph.name or "graph", "the model has integer operators already"))
-        return selection
-    integer: set[int] = set()  # tensors that will be on a grid
-    for graph, node in graph_nodes(model.graph):
-        if node.op not in _WEIGHTED | _COMPUTING | _MOVING | _WITHOUT_KERNEL or not is_standard(node):
-            continue
-        reason = None if graph is model.graph else "it lies in a subgraph"
-        if reason is None and not selects(node, only, exclude):
-            reason = "excluded by the options"
-        if reason is None and node.op in _MOVING:
-            reason = _why_not_moving(node, integer)
-        elif reason is None:
-            reason = _why_not(node)
-        if reason is None:
-            selection.nodes.append(node)
-            integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
-        elif reason and node.op not in _MOVING:
-            selection.refused.append((anchor_of(node), reason))
-    return selection
-
-
-def _why_not(node: Node) -> str | None:
-    """Return why a computing node stays in float, None when it can be integer."""
-    if node.op in _WITHOUT_KERNEL:
-        return f"onnxruntime has no integer kernel for {node.op} on CPUs"
-    if any(numpy_dtype(tensor.dtype) != _FLOAT32 for tensor in activation_inputs(node)):
-        return "it does not compute in float32"
-    if node.op in ("Conv", "Gemm"):
-        return _why_not_weighted(node)
-    if node.op == "MatMul" and isinstance(node.inputs[0], Constant):
-        return "its left operand is constant"
-    return None
-
-
-def _why_not_weighted(node: Node) -> str | None:
-    arrays = [array_of(tensor) for tensor in node.inputs[1:] if tensor.name]
-    if any(array is None for array in arrays):
-        return "its weights are computed, not constant"
-    if any(array is not None and (array.dtype != _FLOAT32 or not np.isfinite(array).all()) for array in arrays):
-        return "its weights are not finite float32"
-    if node.op == "Gemm":
-        if node.attrs.get("transA") or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
-            return "it transposes its input or scales its product"
-        if len(arrays) > 1 and arrays[1] is not None and arrays[1].ndim != 1:
-            return "its bias is not a vector"
-    return None
-
-
-def _why_not_moving(node: Node, integer: set[int]) -> str | None:
-    """Return why a moving node is not on a grid (an empty reason where nobody would ask), None when it is."""
-    if id(node.inputs[0]) not in integer or isinstance(node.inputs[0], Constant):
-        return ""
-    if len(node.outputs) > 1 and any(t.outputs for t in node.outputs[1:]):
-        return "it has more than one output"
-    if node.op == "Gather" and not isinstance(node.inputs[1], Constant):
-        return "its indices are computed"
-    if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
-        return "it interpolates"
-    return None
-
-
-def activation_inputs(node: Node) -> list[Tensor]:
-    """Return the inputs of ``node`` that get a grid: everything but weights, shapes and axes."""
-    if node.op in ("Add", "Mul", "Concat"):
-        return list(node.inputs)
-    if node.op == "MatMul" and not _is_weight(node.inputs[1]):
-        return list(node.inputs)
-    return [node.inputs[0]]
-
-
-def _is_weight(tensor: Tensor) -> bool:
-    array = array_of(tensor)
-    return array is not None and array.ndim == 2 and array.dtype == _FLOAT32
-
-
-def final_output(node: Node) -> Tensor:
-    """Return the tensor that holds the node's result: that of a Relu or Clip where it alone reads the node's output."""
-    out = node.outputs[0]
-    if node.op in _MOVING or len(out.outputs) != 1 or not is_standard(out.outputs[0], *_ACTIVATIONS):
-        return out
-    activation = out.outputs[0]
-    bounds = activation.inputs[1:]
-    return activation.outputs[0] if all(isinstance(t, Constant) or not t.name for t in bounds) else out
-
-
-def keeps_float_output(node: Node) -> bool:
-    """Whether ``node`` computes a result that nobody reads on: its integer kernel returns float."""
-    return node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
-
-
 # ---- doing -------------------------------------------------------------------------------------------------------
 
 
@@ -247,11 +126,11 @@ class _Quantizer:
     def run(self) -> None:
         """Share grids along moving nodes, then put pairs on inputs, weights and outputs, in order."""
         for node in self.nodes:
-            if node.op in _MOVING:
+            if node.op in MOVING:
                 self.grids[node.outputs[0].name] = self.grids[node.inputs[0].name]
         work = [(node, activation_inputs(node), final_output(node), keeps_float_output(node)) for node in self.nodes]
         for node, inputs, _, _ in work:
-            if node.op in _WEIGHTED:
+            if node.op in WEIGHTED:
                 self._quantize_weights(node, self.grids.get(inputs[0].name))
         for node, inputs, _, _ in work:
             for tensor in {id(t): t for t in inputs}.values():
@@ -284,7 +163,7 @@ class _Quantizer:
     def _pair(self, tensor: Tensor) -> Tensor:
         """Return ``tensor`` from its grid, inserting the pair on first use."""
         if tensor.name not in self.dequantized:
-            out = self.rewriter.variable(f"{tensor.name}_dq", _FLOAT32, tensor.shape)
+            out = self.rewriter.variable(f"{tensor.name}_dq", FLOAT32, tensor.shape)
             self._insert_pair(tensor, out, self.grids[tensor.name])
             self.dequantized[tensor.name] = out
         return self.dequantized[tensor.name]
@@ -294,7 +173,7 @@ class _Quantizer:
         maker = producer(tensor)
         if maker is None or maker.op == "DequantizeLinear":
             return
-        inner = self.rewriter.variable(f"{tensor.name}_f", _FLOAT32, tensor.shape)
+        inner = self.rewriter.variable(f"{tensor.name}_f", FLOAT32, tensor.shape)
         already = self.dequantized.get(tensor.name)
         for reader in list(tensor.outputs):
             for index, current in enumerate(reader.inputs):
@@ -334,7 +213,7 @@ class _Quantizer:
         return self.weights[key]
 
     def _quantize_weights(self, node: Node, grid: Grid | None) -> None:
-        if not _is_weight(node.inputs[1]) and node.op == "MatMul":
+        if not is_weight(node.inputs[1]) and node.op == "MatMul":
             return
         weight, bias = array_of(node.inputs[1]), None
         if weight is None or grid is None:
@@ -359,7 +238,7 @@ class _Quantizer:
             self.rewriter.set_input(node, 2, self._dequantize(name, inputs, 0))
 
     def _dequantize(self, name: str, inputs: list[Constant], axis: int | None = None) -> Tensor:
-        out = self.rewriter.variable(f"{name}_dq", _FLOAT32, list(inputs[0].shape))
+        out = self.rewriter.variable(f"{name}_dq", FLOAT32, list(inputs[0].shape))
         self.rewriter.insert("DequantizeLinear", inputs, [out], {} if axis is None else {"axis": axis})
         return out
 

@@ -3,14 +3,14 @@
 Given   y = Conv(x, W) with n filters, and consumers z = Conv(y, V) that read its n channels
 Result  y' = Conv(x, W[kept]),  z = Conv(y', V[:, kept])        where Σ|W_i| of the removed filters i is smallest
 
-(Li et al. 2017, "Pruning Filters for Efficient ConvNets", §3.) Channels that are coupled, through residual additions, depthwise
-convolutions, concatenation or flattening, are removed together: see ``onnxslim.analysis.channels``. With biases folded, a
-removed channel's constant contribution to its consumers goes with it; nothing is retrained.
+(Li et al. 2017, "Pruning Filters for Efficient ConvNets", §3.) Channels that are coupled, through residual additions,
+depthwise convolutions, concatenation or flattening, are removed together: see ``onnxslim.analysis.channels``. A removed
+channel's constant contribution to its consumers goes with it; nothing is retrained.
 
 The result equals the original in which every consumer's weights for the removed channels are zero.
 
-Left alone, with the reason: groups that hold an input or output of the model, an operator that is not understood, computed
-or grouped weights, or a subgraph's capture; the last channel of any group.
+Left alone, with the reason: groups that hold an input or output of the model, an operator that is not understood,
+computed or grouped weights, or a subgraph's capture; the last channel of any group.
 """
 
 from __future__ import annotations

@@ -7,14 +7,6 @@ from pathlib import Path
 
 import pytest
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
-
-
-@pytest.fixture(scope="session")
-def models_dir() -> Path:
-    """The small trained models that the repository ships."""
-    return MODELS
-
 
 @pytest.fixture(scope="session")
 def zoo() -> Path:

@@ -6,11 +6,13 @@ Timed: load, rewrites, save; the best of three after one warm-up. Imports and ve
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -33,17 +35,17 @@ def ours() -> Callable[[str, str], None]:
 
 def onnxslim_of_pypi() -> Callable[[str, str], None]:
     """PyPI's OnnxSlim."""
-    import onnxslim
+    peer: Any = importlib.import_module("onnxslim")
 
     def simplify(source: str, out: str) -> None:
-        onnx.save(onnxslim.slim(onnx.load(source)), out)  # type: ignore[attr-defined]
+        onnx.save(peer.slim(onnx.load(source)), out)
 
     return simplify
 
 
 def onnxsim() -> Callable[[str, str], None]:
     """PyPI's onnxsim, without its own check."""
-    import onnxsim as peer  # type: ignore[import-not-found]
+    peer: Any = importlib.import_module("onnxsim")
 
     def simplify(source: str, out: str) -> None:
         onnx.save(peer.simplify(onnx.load(source), check_n=0)[0], out)

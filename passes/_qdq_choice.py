@@ -1,0 +1,144 @@
+"""Which nodes become integer, and which tensors of theirs get a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxslim.ir import (
+    Constant,
+    Model,
+    Node,
+    Tensor,
+    anchor_of,
+    array_of,
+    graph_nodes,
+    is_standard,
+    numpy_dtype,
+    selects,
+)
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_COMPUTING = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "Sigmoid"})
+MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize"})
+_ACTIVATIONS = frozenset({"Relu", "Clip"})
+_WITHOUT_KERNEL = frozenset({"ConvTranspose", "LSTM", "GRU", "RNN"})
+FLOAT32 = np.dtype(np.float32)
+
+
+@dataclass
+class Selection:
+    """Nodes to quantize, in order, and those refused."""
+
+    nodes: list[Node] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield every tensor that needs a range."""
+        for node in self.nodes:
+            yield from (tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant))
+            if not keeps_float_output(node):
+                yield final_output(node)
+
+    def drop_unknown(self, ranges: dict[str, tuple[float, float]]) -> None:
+        """Refuse nodes one of whose tensors has no range."""
+        for node in list(self.nodes):
+            missing = [t.name for t in Selection([node]).tensors() if t.name not in ranges]
+            if missing:
+                self.nodes.remove(node)
+                self.refused.append((anchor_of(node), f"tensor {missing[0]!r} is empty, NaN or Inf on the samples"))
+
+
+def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
+    selection = Selection()
+    if any("QuantizeLinear" in node.op or node.op.startswith("QLinear") for _, node in graph_nodes(model.graph)):
+        selection.refused.append((model.graph.name or "graph", "the model has integer operators already"))
+        return selection
+    integer: set[int] = set()  # tensors that will be on a grid
+    for graph, node in graph_nodes(model.graph):
+        if node.op not in WEIGHTED | _COMPUTING | MOVING | _WITHOUT_KERNEL or not is_standard(node):
+            continue
+        reason = None if graph is model.graph else "it lies in a subgraph"
+        if reason is None and not selects(node, only, exclude):
+            reason = "excluded by the options"
+        if reason is None and node.op in MOVING:
+            reason = _why_not_moving(node, integer)
+        elif reason is None:
+            reason = _why_not(node)
+        if reason is None:
+            selection.nodes.append(node)
+            integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
+        elif reason and node.op not in MOVING:
+            selection.refused.append((anchor_of(node), reason))
+    return selection
+
+
+def _why_not(node: Node) -> str | None:
+    """Return why a computing node stays in float, None when it can be integer."""
+    if node.op in _WITHOUT_KERNEL:
+        return f"onnxruntime has no integer kernel for {node.op} on CPUs"
+    if any(numpy_dtype(tensor.dtype) != FLOAT32 for tensor in activation_inputs(node)):
+        return "it does not compute in float32"
+    if node.op in ("Conv", "Gemm"):
+        return _why_not_weighted(node)
+    if node.op == "MatMul" and isinstance(node.inputs[0], Constant):
+        return "its left operand is constant"
+    return None
+
+
+def _why_not_weighted(node: Node) -> str | None:
+    arrays = [array_of(tensor) for tensor in node.inputs[1:] if tensor.name]
+    if any(array is None for array in arrays):
+        return "its weights are computed, not constant"
+    if any(array is not None and (array.dtype != FLOAT32 or not np.isfinite(array).all()) for array in arrays):
+        return "its weights are not finite float32"
+    if node.op == "Gemm":
+        if node.attrs.get("transA") or node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
+            return "it transposes its input or scales its product"
+        if len(arrays) > 1 and arrays[1] is not None and arrays[1].ndim != 1:
+            return "its bias is not a vector"
+    return None
+
+
+def _why_not_moving(node: Node, integer: set[int]) -> str | None:
+    """Return why a moving node is not on a grid (an empty reason where nobody would ask), None when it is."""
+    if id(node.inputs[0]) not in integer or isinstance(node.inputs[0], Constant):
+        return ""
+    if len(node.outputs) > 1 and any(t.outputs for t in node.outputs[1:]):
+        return "it has more than one output"
+    if node.op == "Gather" and not isinstance(node.inputs[1], Constant):
+        return "its indices are computed"
+    if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
+        return "it interpolates"
+    return None
+
+
+def activation_inputs(node: Node) -> list[Tensor]:
+    """Return the inputs of ``node`` that get a grid: everything but weights, shapes and axes."""
+    if node.op in ("Add", "Mul", "Concat"):
+        return list(node.inputs)
+    if node.op == "MatMul" and not is_weight(node.inputs[1]):
+        return list(node.inputs)
+    return [node.inputs[0]]
+
+
+def is_weight(tensor: Tensor) -> bool:
+    array = array_of(tensor)
+    return array is not None and array.ndim == 2 and array.dtype == FLOAT32
+
+
+def final_output(node: Node) -> Tensor:
+    """Return the tensor that holds the node's result: that of a Relu or Clip where it alone reads the node's output."""
+    out = node.outputs[0]
+    if node.op in MOVING or len(out.outputs) != 1 or not is_standard(out.outputs[0], *_ACTIVATIONS):
+        return out
+    activation = out.outputs[0]
+    bounds = activation.inputs[1:]
+    return activation.outputs[0] if all(isinstance(t, Constant) or not t.name for t in bounds) else out
+
+
+def keeps_float_output(node: Node) -> bool:
+    """Whether ``node`` computes a result that nobody reads on: its integer kernel returns float."""
+    return node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
