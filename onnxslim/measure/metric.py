@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import SampleError, one_line
+from onnxslim.measure.numerics import score_rows
 
 Outputs = Mapping[str, Any]
 MetricFunction = Callable[[Outputs, npt.NDArray[np.int64]], Any]
@@ -41,6 +42,10 @@ class MetricTracker:
         self.name = name
         self._function = find_metric(name)
         self.values: list[float] = []
+
+    def fits(self, outputs: Outputs) -> bool:
+        """Whether the metric means anything for such outputs: top-k wants one vector of class scores per sample."""
+        return self.name not in _BUILT_IN or score_rows(np.asarray(next(iter(outputs.values())))) is not None
 
     def add(self, outputs: Outputs, label: int) -> None:
         """Account for one labelled sample.

@@ -94,7 +94,7 @@ class _Accumulator:
             self._add_values(*_as_numbers(ours, theirs))
 
     def _add_scores(self, reference: Array, candidate: Array) -> None:
-        rows = _score_rows(reference)
+        rows = score_rows(reference)
         self.scores = self.scores and rows is not None
         if rows is not None:
             other = candidate.reshape(rows.shape)
@@ -159,7 +159,7 @@ def _as_numbers(reference: Array, candidate: Array) -> tuple[Array, Array]:
     return np.zeros(reference.shape), (reference != candidate).astype(np.float64)
 
 
-def _score_rows(array: Array) -> Array | None:
+def score_rows(array: Array) -> Array | None:
     """Return an output as (N, C) scores, None where it is something else."""
     if array.dtype.kind != "f" or array.ndim < 2 or array.shape[0] == 0:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Rewriter
@@ -121,10 +121,18 @@ class PlannedPass(Pass, Generic[P]):
     def apply(self, rewriter: Rewriter, plan: P, context: PassContext) -> None:
         """Do what ``plan`` says. Needs no samples and no clock."""
 
+    def _read(self, decisions: Mapping[str, Any]) -> Plan:
+        try:
+            return self.plan_type.model_validate(decisions)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "its decisions"
+            raise SpecError(f"the plan of {self.name!r} cannot be read: {where}: {first['msg']}: mend it") from None
+
     def run(self, rewriter: Rewriter, context: PassContext) -> None:
         """Plan (or take the plan to replay), remember it in ``context.recorded``, and apply it."""
         if context.replay is not None:
-            plan: Any = self.plan_type.model_validate(context.replay)
+            plan: Any = self._read(context.replay)
         else:
             plan = self.plan(rewriter.model, context)
         self.apply(rewriter, plan, context)

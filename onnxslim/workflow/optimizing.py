@@ -231,6 +231,8 @@ class _Run:
         )
 
     def _warnings(self, results: Sequence[PassResult], validation: Validation) -> Iterator[str]:
+        if self.samples.evaluation.labelled and validation.metric is None:
+            yield f"labels are not used: {self.settings.metric} needs a vector of class scores as the first output"
         for result in results:
             if result.status.value in ("failed", "rolled_back"):
                 yield f"{result.name} was {result.status.value.replace('_', ' ')}: {result.reason}"
