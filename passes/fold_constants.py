@@ -13,7 +13,7 @@ Left alone:
 2. QuantizeLinear and DequantizeLinear of constants: they are the integer form of a weight, not a calculation to save;
 3. results larger than their share of what they replace;
 4. operators that can create large tensors from small ones, while their result's shape is unknown;
-5. results that onnxruntime does not compute, or that numpy has no type for.
+5. results that onnxruntime does not compute, that numpy has no type for, and strings.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def _fold_constant_node(node: Node, rewriter: Rewriter) -> None:
 
 
 def _constant_value(node: Node) -> npt.NDArray[Any] | Constant | None:
-    """Return the value of a Constant node in any of its attribute forms, None for a sparse one."""
+    """Return the value of a Constant node, None where it is sparse or given as strings."""
     if "value" in node.attrs:
         value: Constant = node.attrs["value"]
         return value
-    for name, dtype in (("value_float", np.float32), ("value_int", np.int64), ("value_string", object)):
+    for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
         for form in (name, f"{name}s"):
             if form in node.attrs:
                 return np.array(node.attrs[form], dtype)
@@ -160,7 +160,8 @@ def _compute(model: Model, wanted: Sequence[Tensor]) -> list[tuple[Tensor, npt.N
         middle = len(wanted) // 2
         return _compute(model, wanted[:middle]) + _compute(model, wanted[middle:])
     found = [(tensor, values[tensor.name]) for tensor in wanted if tensor.name in values]
-    return [(tensor, value) for tensor, value in found if numpy_dtype(tensor.dtype) in (None, value.dtype)]
+    numeric = [(tensor, value) for tensor, value in found if value.dtype != object]
+    return [(tensor, value) for tensor, value in numeric if numpy_dtype(tensor.dtype) in (None, value.dtype)]
 
 
 def _nodes_behind(wanted: Sequence[Tensor]) -> list[Node]:
@@ -183,7 +184,7 @@ def _put(tensor: Tensor, value: npt.NDArray[Any], rewriter: Rewriter) -> None:
     """Let readers of ``tensor`` read ``value``; what fed its node is dead code then."""
     (node,) = tensor.inputs
     if rewriter.is_output(tensor):
-        if len(node.outputs) == 1 and value.dtype != object:
+        if len(node.outputs) == 1:
             rewriter.set_inputs(node, [])
             rewriter.set_op(node, "Constant", {"value": rewriter.constant(tensor.name, value)})
         return

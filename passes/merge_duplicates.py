@@ -5,7 +5,7 @@ Given   two nodes with the same operator, attributes and inputs → Result: one,
 Add, Mul and other commutative operators may be the other way round.
 
 Left alone: random operators and a Dropout that trains (each draws anew), operators outside the standard (nothing is
-known of them), nodes with subgraphs, constants that subgraphs hold, and twins whose outputs' names are both returned.
+known of them), nodes with subgraphs, constants that subgraphs hold, strings, and twins that are both returned by name.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _constants(graph: Graph) -> Iterator[Constant]:
     seen: set[int] = set()
     for node in graph.nodes:
         for tensor in node.inputs:
-            if isinstance(tensor, Constant) and id(tensor) not in seen:
+            if isinstance(tensor, Constant) and id(tensor) not in seen and tensor.dtype != object:
                 seen.add(id(tensor))
                 yield tensor
 
@@ -77,14 +77,11 @@ def _constants(graph: Graph) -> Iterator[Constant]:
 def _edges(constant: Constant) -> bytes:
     """Return the first and last elements, which tell most constants apart without reading the rest."""
     flat = constant.values.reshape(-1)
-    return repr(flat.tolist()).encode() if flat.dtype == object else flat[:8].tobytes() + flat[-8:].tobytes()
+    return flat[:8].tobytes() + flat[-8:].tobytes()
 
 
 def _digest(constant: Constant) -> bytes:
-    values = np.ascontiguousarray(constant.values)
-    if values.dtype == object:
-        return repr(values.tolist()).encode()
-    data = values.reshape(-1).view(np.uint8).data
+    data = np.ascontiguousarray(constant.values).reshape(-1).view(np.uint8).data
     return bytes(data) if len(data) <= SMALL else hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -114,7 +111,7 @@ def _key(node: Node) -> tuple[Any, ...] | None:
         return None
     attrs = []
     for name, value in sorted(node.attrs.items()):
-        if isinstance(value, Constant):
+        if isinstance(value, Constant) and value.dtype != object:
             attrs.append((name, f"{value.dtype}{value.shape}{_digest(value).hex()}"))
         elif isinstance(value, (int, float, str, list)):
             attrs.append((name, repr(value)))

@@ -41,7 +41,12 @@ def only_consumer(tensor: Tensor) -> Node | None:
 
 def array_of(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """Return a constant's values, or None where the tensor is computed. Never write into the array."""
-    return tensor.values if isinstance(tensor, Constant) else None
+    if not isinstance(tensor, Constant):
+        return None
+    if tensor.dtype == object and not isinstance(tensor._values, np.ndarray):
+        strings: npt.NDArray[Any] = tensor._values.load()  # not kept: GraphSurgeon cannot export loaded strings
+        return strings
+    return tensor.values
 
 
 def constant_bytes(tensor: Constant) -> int:
