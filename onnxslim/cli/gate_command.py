@@ -12,7 +12,7 @@ import click
 from onnxslim.cli import tables
 from onnxslim.cli.options import MODEL, common_options, metric_option
 from onnxslim.cli.output import Output
-from onnxslim.gate import GateVerdict, judge
+from onnxslim.policy import GateVerdict, judge
 from onnxslim.workflow.api import load_policy
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.evidence import collect_evidence

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from onnxslim.gate import GateResult
 from onnxslim.measure import Latency, Validation
+from onnxslim.policy import GateResult
 from onnxslim.report import Report, format_bytes, format_count, format_ms, format_percent, format_points
 from onnxslim.report.network import ModelSummary
 from onnxslim.report.units import format_ratio

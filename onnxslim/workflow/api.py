@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 
 from onnxslim.budget import Budgets, Unit, parse_limit
-from onnxslim.gate import GateResult, Policy, judge, read_policy
 from onnxslim.ir import Model
 from onnxslim.measure import Latency, RaceSettings, Validation
+from onnxslim.policy import GateResult, Policy, judge, read_policy
 from onnxslim.report.network import ModelSummary
 from onnxslim.samples import Preprocess
 from onnxslim.workflow.data import CALIBRATION_SAMPLES, DataLike, DataSettings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from onnxslim.gate import Evidence, Policy
 from onnxslim.measure import Latency, RaceSettings, Validation
 from onnxslim.mobile import operators_of
 from onnxslim.pipeline.base import Progress, silent
+from onnxslim.policy import Evidence, Policy
 from onnxslim.runtime import RuntimeRefusal, Session, SessionConfig
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.measuring import run_bench, run_validate

@@ -28,6 +28,7 @@ class LazyValues:
     shape: Sequence[int]
     dtype: Any
     nbytes: int
+    def load(self) -> npt.NDArray[Any]: ...
 
 class Constant(Tensor):
     values: npt.NDArray[Any]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from onnxslim.errors import PolicyError
-from onnxslim.gate import Evidence, GateVerdict, judge, read_policy
+from onnxslim.policy import Evidence, GateVerdict, judge, read_policy
 
 EVIDENCE = Evidence(
     bytes=(30, 100),
