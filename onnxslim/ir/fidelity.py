@@ -39,8 +39,8 @@ class Notes:
     input_order: tuple[str, ...] = ()
     defaults: dict[str, onnx.TensorProto] = field(default_factory=dict)
     """Initializers that the caller may override (inputs since IR version 4): plain inputs to every pass."""
-    weight_inputs: frozenset[str] = frozenset()
-    """Initializers that are inputs only because IR version 3 demands it."""
+    weights_are_inputs: bool = False
+    """IR version 3 demands that every initializer is an input too."""
     outer_weights: frozenset[str] = frozenset()
 
 
@@ -56,7 +56,7 @@ def take_notes(model: onnx.ModelProto) -> Notes:
     notes = Notes(
         shell=_shell(graph),
         input_order=tuple(inputs),
-        weight_inputs=frozenset(both) if model.ir_version < 4 else frozenset(),
+        weights_are_inputs=model.ir_version < 4,
         outer_weights=frozenset(initializers),
     )
     if model.ir_version >= 4 and both:
@@ -177,7 +177,7 @@ def _hoist_captured_weights(graph: onnx.GraphProto, outer: frozenset[str]) -> No
 
 def _restore_inputs(graph: onnx.GraphProto, notes: Notes) -> None:
     graph.initializer.extend(notes.defaults.values())
-    if not notes.weight_inputs:
+    if not notes.weights_are_inputs:
         return
     declared = {value.name: value for value in graph.input}
     initializers = {tensor.name: tensor for tensor in graph.initializer}
