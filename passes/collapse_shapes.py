@@ -2,8 +2,9 @@
 
 Given → Result, numbered as in the code:
 
-1. Shape, Size, and Gather, Slice, Concat, Cast, Squeeze, Unsqueeze, Reshape, Add, Sub, Mul of them, if all elements are
-   known → a constant. A dimension is known when shape inference found its number; Gather(Shape(x), 1) needs dimension 1.
+1. Shape, Size, and Gather, Slice, Concat, Cast, Squeeze, Unsqueeze, Reshape, Add, Sub, Mul of them,
+   if all elements are known → a constant.
+   A dimension is known when shape inference found its number; Gather(Shape(x), 1) needs dimension 1.
 2. Reshape to a computed target [d₀, …, dₙ] in which single elements are unknown → a constant target:
    an unknown element that is the size of the reshaped tensor's own dimension at the same place becomes 0 (copy it);
    one other unknown element becomes −1 (the rest), which is what it must be, or the original Reshape would fail too
