@@ -16,7 +16,6 @@ computed or grouped weights, or a subgraph's capture; the last channel of any gr
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,12 +132,17 @@ class PruneFilters(PlannedPass[PrunePlan]):
     ) -> tuple[GroupCut, ...]:
         """Find the smallest ratio, the same for all groups, that meets the goal, by trying it out on a copy."""
         measure = partial(_remaining, self, model, context)
-        if measure(()) <= 1.0 or not scores:
+        name, goal = ("bytes", self.bytes) if self.macs is None else ("macs", self.macs)
+        assert goal is not None  # noqa: S101  (one of ratio, macs and bytes is given)
+        if measure(()) <= goal:
             return ()
+        lowest = measure(_cuts(scores, 1.0, multiple))
+        if lowest > goal:
+            raise PassError(f"{name}={goal:g} is out of reach: the narrowest layers leave {lowest:.3f} of the original")
         low, high = 0.0, 1.0
         for step in range(STEPS):
             middle = (low + high) / 2
-            low, high = (low, middle) if measure(_cuts(scores, middle, multiple)) <= 1.0 else (middle, high)
+            low, high = (low, middle) if measure(_cuts(scores, middle, multiple)) <= goal else (middle, high)
             context.progress("prune-filters: search", step + 1, STEPS)
         return _cuts(scores, high, multiple)
 
@@ -153,20 +157,18 @@ def _cuts(scores: dict[str, _prune.Scores], ratio: float, multiple: int) -> tupl
 
 
 def _remaining(options: PruneFilters, model: Model, context: PassContext, cuts: Sequence[GroupCut]) -> float:
-    """Return what remains of MACs or bytes after ``cuts``, divided by what may remain."""
+    """Return what remains of MACs or bytes after ``cuts``, as a fraction of the original."""
     trial = model.copy()
     rewriter = Rewriter(trial)
     if cuts:
         _cut(rewriter, cuts)
         rewriter.finish()
     cost = model_cost(trial, concrete_shapes(trial, context.feed))
-    goal, now, was = options.bytes, cost.bytes, context.baseline.bytes
-    if options.macs is not None:
-        if cost.macs is None or context.baseline.macs is None:
-            raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
-        goal, now, was = options.macs, cost.macs, context.baseline.macs
-    allowed = (goal or 0.0) * was
-    return now / allowed if allowed > 0 else math.inf
+    if options.macs is None:
+        return cost.bytes / max(context.baseline.bytes, 1)
+    if cost.macs is None or context.baseline.macs is None:
+        raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
+    return cost.macs / max(context.baseline.macs, 1)
 
 
 # ---- cutting -----------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def tool() -> Tool:
     """Return this tool's name and version."""
     from onnxslim import __version__
 
-    return Tool(name="onnxslim", version=__version__)
+    return Tool(name="onnxslim-mobile", version=__version__)
 
 
 def environment() -> Environment:

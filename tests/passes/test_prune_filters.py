@@ -216,6 +216,12 @@ def test_a_goal_that_is_met_already_changes_nothing() -> None:
     assert pruned.to_bytes() == model.to_bytes()
 
 
+@pytest.mark.parametrize("options", [PruneFilters(macs=0.0), PruneFilters(bytes=0.001)])
+def test_a_goal_out_of_reach_fails_with_what_can_be_reached(options: PruneFilters) -> None:
+    with pytest.raises(PassError, match=r"out of reach: the narrowest layers leave 0\.\d+ of the original"):
+        prune(Model.load(MODELS / "vgg.onnx"), options)
+
+
 def test_only_and_exclude_choose_layers() -> None:
     model = GALLERY["vgg"](Builder())
     first = model.graph.nodes[0].outputs[0].name
