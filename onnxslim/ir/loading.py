@@ -1,17 +1,20 @@
 """From a path, bytes or a ModelProto to a checked ModelProto. Models are untrusted input.
 
-Every failure is a ModelError of one line. External data is read only from the model's own folder: ``onnx``
-refuses absolute paths, ``..`` and links, and the refusal is passed on.
+Every failure is a ModelError of one line.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from onnxslim.errors import ModelError, one_line
+from onnxslim.ir import external, weights
+from onnxslim.ir.weights import SMALL_TENSOR, DataFile, Files, is_marked, place
+from onnxslim.ir.wire import without_weights
 
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes a single protobuf message can hold; larger models keep their weights in external data."""
@@ -20,30 +23,55 @@ OLDEST_IR_VERSION = 3
 OLDEST_OPSET = 7
 
 
-def read(path: Path) -> tuple[onnx.ModelProto, int]:
-    """Read the model at ``path``, external data included; return it with its size in bytes.
+@dataclass(frozen=True)
+class Loaded:
+    """A model as it was read. Data of marked tensors is in ``files``."""
+
+    proto: onnx.ModelProto
+    files: Files
+
+
+def read(path: Path) -> Loaded:
+    """Read the model at ``path``; the weights of a large one stay in its files.
 
     Raises:
-        ModelError: missing, unreadable, truncated, not ONNX, invalid, or with missing external data.
+        ModelError: missing, unreadable, truncated, not ONNX, or with external data that cannot be used.
     """
+    model, file = _parse_file(path)
+    files = {path.name: file}
+    marked = [(tensor, main) for tensor, main in external.placed_tensors(model) if is_marked(tensor)]
+    external.open_files(path, [tensor for tensor, _ in marked], files)
+    large = sum(place(tensor)[2] for tensor, _ in marked) > weights.LARGE
+    for tensor, main in marked:
+        if not (large and main and place(tensor)[2] > SMALL_TENSOR):
+            external.fill(tensor, files)
+    return Loaded(model, files)
+
+
+def locations(path: Path) -> set[str]:
+    """Return the names of the external data files that the model file at ``path`` refers to."""
+    model, _ = _parse_file(path)
+    return external.locations(model) - {path.name}
+
+
+def _parse_file(path: Path) -> tuple[onnx.ModelProto, DataFile]:
+    """Read a model file without its external data, and if it is large, without its weights, which are marked."""
     if path.is_dir():
         raise ModelError(f"{path} is a folder: name the .onnx file in it")
     try:
-        data = path.read_bytes()
+        file = DataFile(path)
     except FileNotFoundError:
         raise ModelError(f"no such model: {path}: check the path") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}: check its permissions") from None
-    model = parse(data, str(path))
-    externals = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ModelError(f"cannot read {path}: {reason}: check its permissions") from None
+    if file.size <= weights.LARGE:
+        return parse(bytes(file.view), str(path)), file
     try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except FileNotFoundError as error:
-        missing = error.filename or one_line(error)
-        raise ModelError(f"{path}: external data is missing: {missing}: put it beside the model") from None
-    except (onnx.checker.ValidationError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: external data cannot be used: {one_line(error)}: export the model again") from None
-    return model, len(data) + sum(len(t.raw_data) for t in externals)
+        skeleton = without_weights(file.view, path.name)
+    except DecodeError:
+        raise _not_onnx(str(path), file.size) from None
+    return parse(skeleton, str(path)), file
 
 
 def parse(data: bytes, where: str) -> onnx.ModelProto:
@@ -54,16 +82,18 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError:
-        raise ModelError(
-            f"{where} is not an ONNX model, or it is truncated ({len(data)} bytes): export or copy it again"
-        ) from None
+        raise _not_onnx(where, len(data)) from None
     if not model.HasField("graph") or not model.ir_version:
         raise ModelError(f"{where} is not an ONNX model: it holds no graph: name an .onnx file")
     return model
 
 
-def check(model: onnx.ModelProto, where: str, size: int) -> None:
-    """Check that ``model``, of ``size`` bytes, is valid ONNX of a version this tool understands.
+def _not_onnx(where: str, size: int) -> ModelError:
+    return ModelError(f"{where} is not an ONNX model, or it is truncated ({size} bytes): export or copy it again")
+
+
+def check(model: onnx.ModelProto, where: str) -> None:
+    """Check that ``model`` is valid ONNX of a version this tool understands.
 
     Raises:
         ModelError: with the checker's first line.
@@ -73,9 +103,37 @@ def check(model: onnx.ModelProto, where: str, size: int) -> None:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if 0 < opset < OLDEST_OPSET:
         raise ModelError(f"{where}: opset {opset} is older than {OLDEST_OPSET}: convert it with onnx.version_converter")
-    if size > PROTOBUF_LIMIT:
-        return  # the checker reads serialized bytes; onnxruntime checks such a model when it loads it
+    if model.ByteSize() > PROTOBUF_LIMIT:
+        return  # given in memory; the checker reads serialized bytes, and onnxruntime checks it when it loads it
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_without_marked(model))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where} is not valid ONNX: {one_line(error)}: export it again") from None
+
+
+def _without_marked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``model`` with marked tensors as inputs: the checker would look for their files elsewhere."""
+    if not any(is_marked(tensor) for tensor in external.tensors_of(model)):
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    graph = bare.graph
+    held = [(tensor.name, tensor) for tensor in graph.initializer if is_marked(tensor)]
+    held += [(node.output[0], node.attribute[0].t) for node in graph.node if _is_marked_constant(node)]
+    kept = [tensor for tensor in graph.initializer if not is_marked(tensor)]
+    nodes = [node for node in graph.node if not _is_marked_constant(node)]
+    del graph.initializer[:]
+    del graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend(nodes)
+    declared = {value.name for value in graph.input}
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+        for name, tensor in held
+        if name not in declared
+    )
+    return bare
+
+
+def _is_marked_constant(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Constant" and len(node.attribute) == 1 and is_marked(node.attribute[0].t)

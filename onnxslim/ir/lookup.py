@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor
 
+from onnxslim.ir.weights import StoredValues
+
 Dim = int | str | None
 
 
@@ -43,6 +45,8 @@ def array_of(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """Return a constant's values, or None where the tensor is computed. Never write into the array."""
     if not isinstance(tensor, Constant):
         return None
+    if isinstance(tensor._values, StoredValues):
+        return tensor._values.load()  # not kept: it can be mapped again
     if tensor.dtype == object and not isinstance(tensor._values, np.ndarray):
         strings: npt.NDArray[Any] = tensor._values.load()  # not kept: GraphSurgeon cannot export loaded strings
         return strings

@@ -17,8 +17,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxslim.errors import ModelError, OutputError, one_line
-from onnxslim.ir import fidelity, loading, saving, skeletons
-from onnxslim.ir.lookup import Dim, constant_bytes, numpy_dtype
+from onnxslim.ir import external, fidelity, loading, saving, skeletons, weights
+from onnxslim.ir.lookup import Dim, constant_bytes, graph_nodes, numpy_dtype
+from onnxslim.ir.saving import Placed
+from onnxslim.ir.weights import Files
 
 G_LOGGER.severity = G_LOGGER.CRITICAL + 1  # its messages address its developers; ours carry what matters
 
@@ -38,9 +40,12 @@ class Model:
     Build it with :meth:`load`. ``path`` is where it was read from, None for bytes and protos.
     """
 
-    def __init__(self, graph: Graph, shell: onnx.ModelProto, notes: fidelity.Notes, path: Path | None) -> None:
+    def __init__(
+        self, graph: Graph, shell: onnx.ModelProto, notes: fidelity.Notes, path: Path | None, files: Files
+    ) -> None:
         self.graph = graph
         self.path = path
+        self._files = files
         self.nested = any(True for _ in graph.subgraphs())
         """Whether any node holds a subgraph; looking is slow, so it is remembered."""
         self._shell = shell
@@ -56,22 +61,24 @@ class Model:
             ModelError: missing, truncated, not ONNX, invalid, or with missing external data.
         """
         path: Path | None = None
+        files: Files = {}
         if isinstance(source, onnx.ModelProto):
             proto = onnx.ModelProto()
             proto.CopyFrom(source)
-            where, size = "the given ModelProto", proto.ByteSize()
+            where = "the given ModelProto"
         elif isinstance(source, bytes):
-            where, size = "the given bytes", len(source)
+            where = "the given bytes"
             proto = loading.parse(source, where)
         else:
             path = Path(source)
             where = str(path)
-            proto, size = loading.read(path)
-        loading.check(proto, where, size)
-        return cls._import(proto, where, path)
+            loaded = loading.read(path)
+            proto, files = loaded.proto, loaded.files
+        loading.check(proto, where)
+        return cls._import(proto, where, path, files)
 
     @classmethod
-    def _import(cls, proto: onnx.ModelProto, where: str, path: Path | None) -> Model:
+    def _import(cls, proto: onnx.ModelProto, where: str, path: Path | None, files: Files) -> Model:
         """Import a checked ``proto``, which is taken over: the caller does not use it again."""
         shell = onnx.ModelProto()
         for descriptor, value in proto.ListFields():
@@ -89,12 +96,20 @@ class Model:
             raise ModelError(
                 f"{where} holds something onnx-graphsurgeon cannot import ({one_line(error)}): simplify that part"
             ) from error
-        return cls(graph, shell, notes, path)
+        weights.attach((node for _, node in graph_nodes(graph)), files)
+        return cls(graph, shell, notes, path, files)
 
     # ---- out ---------------------------------------------------------------------------------------------
 
     def proto(self) -> onnx.ModelProto:
-        """Return the model as a new ModelProto, with everything that was read and not changed."""
+        """Return the model as a new ModelProto, all weights included, with everything that was read and not changed."""
+        proto = self._export()
+        if self._files:
+            external.fill_all(proto, self._files)
+        return proto
+
+    def _export(self) -> onnx.ModelProto:
+        """Return the model as a new ModelProto, in which tensors whose data is in files are marked."""
         exported = OnnxExporter.export_graph(self.graph, do_type_check=False)
         fidelity.put_back(exported, self._notes, fidelity.shared_constants(self.graph))
         proto = onnx.ModelProto()
@@ -123,6 +138,7 @@ class Model:
         proto.CopyFrom(self._shell)
         proto.ir_version = max(4, self.ir_version)
         skeletons.fill_nodes(proto.graph, nodes, outputs)
+        external.fill_all(proto, self._files)
         return proto
 
     def to_bytes(self) -> bytes:
@@ -142,17 +158,42 @@ class Model:
         target = Path(path)
         if self.path is not None and target.exists() and self.path.exists() and target.samefile(self.path):
             raise OutputError(f"{target} is the input itself: name another file to write")
-        if self.weight_bytes() <= saving.EXTERNAL_ABOVE:
+        if not self.is_large:
             saving.write_bytes(target, self.to_bytes())
             return
-        if self.path is not None and target.resolve().parent == self.path.resolve().parent:
+        apart = self.weight_bytes() > saving.EXTERNAL_ABOVE
+        if apart and self.path is not None and target.resolve().parent == self.path.resolve().parent:
             self._refuse_data_collision(target)
-        saving.write_external(self.proto(), target)
+        self._write_large(target, apart=apart)
+
+    def placed(self, outputs: Sequence[str] = ()) -> Placed:
+        """Return the model as onnxruntime can load it: bytes, or if it is large, a temporary file.
+
+        Args:
+            outputs: inner tensors that it returns too.
+        """
+        if self.is_large:
+            path, placed = Placed.in_folder("model.onnx")
+            self._write_large(path, apart=True, outputs=outputs)
+            return placed
+        proto = self.proto()
+        saving.add_outputs(proto, outputs)
+        return Placed(_serialize(proto))
+
+    def _write_large(self, path: Path, *, apart: bool, outputs: Sequence[str] = ()) -> None:
+        """Write a large model, one tensor at a time."""
+        memory = weights.Memory()
+        with memory.holding(self._constants()):
+            proto = self._export()
+        files = {**self._files, memory.LOCATION: memory}
+        saving.add_outputs(proto, outputs)
+        external.fill_inner(proto, files)
+        saving.write_large(path, proto, files, apart=apart)
 
     def _refuse_data_collision(self, target: Path) -> None:
         assert self.path is not None  # noqa: S101  (the caller's condition)
         beside = target.with_name(f"{target.name}.data")
-        if beside.exists() and beside.name in external_files(self.path):
+        if beside.exists() and beside.name in loading.locations(self.path):
             raise OutputError(f"{beside} holds weights of the input: write to another folder")
 
     # ---- looking -----------------------------------------------------------------------------------------
@@ -240,8 +281,21 @@ class Model:
 
     def weight_bytes(self) -> int:
         """Return the bytes of all constants."""
-        held = {id(t): t for g in self.graphs() for node in g.nodes for t in node.inputs if isinstance(t, Constant)}
-        return sum(constant_bytes(tensor) for tensor in held.values())
+        return sum(constant_bytes(tensor) for tensor in self._constants())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its weights are better left in files: see ``weights.LARGE``."""
+        return self.weight_bytes() > weights.LARGE
+
+    def _constants(self) -> list[Constant]:
+        """Return every constant that a node reads or holds, once."""
+        held: dict[int, Constant] = {}
+        for _, node in graph_nodes(self.graph):
+            for tensor in (*node.inputs, *node.attrs.values()):
+                if isinstance(tensor, Constant):
+                    held[id(tensor)] = tensor
+        return list(held.values())
 
     def upgraded(self, opset: int) -> Model:
         """Return this model converted to a newer version of the standard operators, by onnx's own converter.
@@ -253,13 +307,13 @@ class Model:
             proto = onnx.version_converter.convert_version(self.proto(), opset)
         except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
             raise ModelError(f"the model cannot be converted to opset {opset}: {one_line(error)}") from None
-        return Model._import(proto, "the converted model", self.path)
+        return Model._import(proto, "the converted model", self.path, {})
 
     def copy(self) -> Model:
         """Return an independent copy. Weights are shared: replace constants, never write into them."""
         shell = onnx.ModelProto()
         shell.CopyFrom(self._shell)
-        return Model(fidelity.copy_graph(self.graph), shell, self._notes, self.path)
+        return Model(fidelity.copy_graph(self.graph), shell, self._notes, self.path, self._files)
 
     def restore(self, snapshot: Model) -> None:
         """Become what ``snapshot``, a copy of this model, is. The snapshot must not be used afterwards."""
@@ -267,6 +321,7 @@ class Model:
         self.nested = snapshot.nested
         self._shell = snapshot._shell
         self._notes = snapshot._notes
+        self._files = snapshot._files
 
     def text(self) -> str:
         """Return the graph as ONNX text, for reading and for tests."""
@@ -275,15 +330,6 @@ class Model:
     def digest(self) -> str:
         """Return the SHA-256 of the serialized model, in hexadecimal."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
-
-
-def external_files(path: Path) -> set[str]:
-    """Return the names of the external data files that the model file at ``path`` refers to."""
-    proto = onnx.load_model(str(path), load_external_data=False)
-    found: set[str] = set()
-    for tensor in proto.graph.initializer:
-        found.update(entry.value for entry in tensor.external_data if entry.key == "location")
-    return found
 
 
 def _serialize(proto: onnx.ModelProto) -> bytes:

@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 
 from onnxslim.errors import OutputError
+from onnxslim.ir import wire
 from onnxslim.ir.loading import PROTOBUF_LIMIT
+from onnxslim.ir.weights import SMALL_TENSOR, Files, data_of, is_marked, mark
 
 EXTERNAL_ABOVE = PROTOBUF_LIMIT - 64 * 2**20
 """Models larger than this many bytes get their weights in ``NAME.data``: protobuf ends at 2 GiB."""
+
+ALIGNMENT = 4096
+"""Where external data of a tensor begins: at a page, so that it can be mapped."""
+
+
+class Placed:
+    """A model where onnxruntime can load it: ``data`` is its bytes, or the path of a file.
+
+    A temporary file goes with the last reference to this object.
+    """
+
+    def __init__(self, data: bytes | Path) -> None:
+        self.data = data
+
+    @classmethod
+    def in_folder(cls, name: str) -> tuple[Path, Placed]:
+        """Return the file ``name`` in a new temporary folder, yet to be written, and what keeps it."""
+        folder = tempfile.mkdtemp(prefix="onnxslim-")
+        path = Path(folder) / name
+        placed = cls(path)
+        weakref.finalize(placed, shutil.rmtree, folder, ignore_errors=True)
+        return path, placed
+
+
+def add_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Let ``model`` return the inner tensors ``names`` too (taps)."""
+    present = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in present)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -42,23 +76,37 @@ def _umask() -> int:
     return mask
 
 
-def write_external(model: onnx.ModelProto, path: Path) -> None:
-    """Write ``model`` to ``path`` and its weights to ``path`` + ``.data``. Consumes the model.
+def write_large(path: Path, model: onnx.ModelProto, files: Files, *, apart: bool) -> None:
+    """Write a model with marked tensors, one at a time: into ``path``, or ``apart`` into ``path`` + ``.data``.
 
     Raises:
         OutputError: the place cannot be written.
     """
-    location = f"{path.name}.data"
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            written = Path(folder) / path.name
-            onnx.save_model(model, str(written), save_as_external_data=True, location=location, size_threshold=1024)
-            beside = written.with_name(location)
-            if beside.exists():
-                os.replace(beside, path.with_name(location))
+            written, beside = Path(folder) / path.name, Path(folder) / f"{path.name}.data"
+            if apart:
+                with beside.open("wb") as data:
+                    _move_data(model, files, data, beside.name)
+                written.write_bytes(model.SerializeToString(deterministic=True))
+                os.replace(beside, path.with_name(beside.name))
+            else:
+                with written.open("wb") as file:
+                    wire.write_whole(file, model, lambda tensor: data_of(tensor, files))
             os.replace(written, path)
     except OSError as error:
         raise _unwritable(path, error) from None
+
+
+def _move_data(model: onnx.ModelProto, files: Files, data: BinaryIO, location: str) -> None:
+    """Write the data of larger initializers to ``data``, each at a page of its own, and mark them."""
+    for tensor in model.graph.initializer:
+        if is_marked(tensor) or len(tensor.raw_data) > SMALL_TENSOR:
+            values = data_of(tensor, files).data if is_marked(tensor) else tensor.raw_data
+            data.write(bytes(-data.tell() % ALIGNMENT))
+            offset = data.tell()
+            data.write(values)
+            mark(tensor, location, offset, len(values))
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

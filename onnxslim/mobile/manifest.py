@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxslim.ir import Model, TensorSpec
-from onnxslim.ir.model import external_files
+from onnxslim.ir.loading import locations
 from onnxslim.ir.saving import write_bytes
 from onnxslim.mobile.compatibility import oldest_runtime
 from onnxslim.mobile.operators import operators_of
@@ -27,7 +27,7 @@ def write_manifest(model: Model, out: Path, files: OrtFiles) -> Path:
     """
     operators, current = operators_of(model), version()
     versions = (model.opset, model.ir_version)
-    weights = sorted(out.parent / name for name in external_files(out))
+    weights = sorted(out.parent / name for name in locations(out))
     manifest: dict[str, Any] = {
         "schema": 1,
         "files": [_file(path) for path in (out, *weights, files.ort, files.config)],

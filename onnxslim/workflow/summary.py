@@ -11,7 +11,7 @@ import onnx
 
 from onnxslim.analysis import ModelCost, concrete_shapes, model_cost
 from onnxslim.ir import Model
-from onnxslim.ir.model import external_files
+from onnxslim.ir.loading import locations
 from onnxslim.pipeline import Costs
 from onnxslim.report.network import LayerSummary, ModelSummary
 from onnxslim.report.schema import Environment, Tool
@@ -61,7 +61,7 @@ def file_facts(path: Path) -> tuple[int, str]:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     size = path.stat().st_size
-    size += sum((path.parent / name).stat().st_size for name in external_files(path))
+    size += sum((path.parent / name).stat().st_size for name in locations(path))
     return size, digest.hexdigest()
 
 

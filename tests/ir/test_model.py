@@ -225,6 +225,7 @@ def test_the_input_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_big_models_keep_weights_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxslim.ir.saving.EXTERNAL_ABOVE", 1000)
+    monkeypatch.setattr("onnxslim.ir.weights.LARGE", 1000)
     big = small_model()
     values = np.random.default_rng(0).standard_normal((2, 3000)).astype(np.float32)
     big.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w"))

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
 class Tensor:
     name: str
     inputs: list[Node]
@@ -23,16 +25,13 @@ class Variable(Tensor):
     @staticmethod
     def empty() -> Variable: ...
 
-class LazyValues:
-    tensor: onnx.TensorProto
-    shape: Sequence[int]
-    dtype: Any
-    nbytes: int
-    def load(self) -> npt.NDArray[Any]: ...
-
 class Constant(Tensor):
-    values: npt.NDArray[Any]
+    @property
+    def values(self) -> npt.NDArray[Any]: ...
+    @values.setter
+    def values(self, values: npt.NDArray[Any] | LazyValues) -> None: ...
     _values: npt.NDArray[Any] | LazyValues
+    export_dtype: Any
     data_location: int | None
     def __init__(self, name: str, values: npt.NDArray[Any] | LazyValues) -> None: ...
 
