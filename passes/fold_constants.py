@@ -189,5 +189,7 @@ def _put(tensor: Tensor, value: npt.NDArray[Any], rewriter: Rewriter) -> None:
             rewriter.set_op(node, "Constant", {"value": rewriter.constant(tensor.name, value)})
         return
     rewriter.fold(tensor, value)
-    if not any(out.outputs or rewriter.is_output(out) for out in node.outputs):
+    if any(out.outputs or rewriter.is_output(out) for out in node.outputs):
+        tensor.name = rewriter.fresh(tensor.name)  # the constant has its name now, and the node stays
+    else:
         rewriter.remove(node)

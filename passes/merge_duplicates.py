@@ -93,7 +93,7 @@ def _merge_nodes(graph: Graph, rewriter: Rewriter) -> None:
             continue
         kept = first.setdefault(key, node)
         if kept is not node and _replaceable(kept, node, rewriter):
-            for mine, theirs in zip(node.outputs, kept.outputs, strict=True):
+            for mine, theirs in zip(list(node.outputs), list(kept.outputs), strict=True):
                 rewriter.replace(mine, theirs)
             rewriter.remove(node)
 

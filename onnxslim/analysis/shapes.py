@@ -18,6 +18,8 @@ from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig, with
 
 Shape = tuple[int, ...]
 Dims = tuple[int | str | None, ...]
+Known = tuple[int | None, Dims | None]
+"""Element type and dimensions, each None where unknown."""
 
 
 def infer_shapes(model: Model) -> int:
@@ -78,20 +80,34 @@ def _computed(graph: Graph) -> Iterator[Tensor]:
         yield from (tensor for tensor in node.outputs if isinstance(tensor, Variable) and tensor.name)
 
 
-def _infer(proto: onnx.ModelProto) -> dict[str, tuple[int | None, Dims | None]]:
+def _infer(proto: onnx.ModelProto) -> dict[str, Known]:
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = proto  # contradictory or unknown operators: what the file declares is all there is
-    found: dict[str, tuple[int | None, Dims | None]] = {}
+    found: dict[str, Known] = {}
     stack = [inferred.graph]
     while stack:
         graph = stack.pop()
         for value in (*graph.input, *graph.value_info, *graph.output):
             if value.type.HasField("tensor_type"):
-                found[value.name] = (value.type.tensor_type.elem_type or None, _dims(value.type.tensor_type))
+                kind = value.type.tensor_type
+                found[value.name] = _both(found.get(value.name), (kind.elem_type or None, _dims(kind)))
         stack.extend(a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
     return found
+
+
+def _both(first: Known | None, second: Known) -> Known:
+    """Join what two places say of one name: a subgraph repeats what it captures, often knowing less.
+
+    Subgraphs side by side may give one name to different tensors: then nothing is known of either.
+    """
+    if first is None:
+        return second
+    dtype, dims = first[0] or second[0], second[1] if first[1] is None else first[1]
+    if second[0] not in (None, dtype):
+        return None, None
+    return dtype, dims if dims is None or second[1] is None else _merge(dims, second[1])
 
 
 def _dims(tensor_type: onnx.TypeProto.Tensor) -> Dims | None:

@@ -19,12 +19,24 @@ def fill(into: onnx.GraphProto, graph: Graph, largest: int) -> None:
     seen: set[str] = set()
     for node in graph.nodes:
         into.node.append(OnnxExporter.export_node(node))
+        _forget_inner(into.node[-1])
         for tensor in (*node.inputs, *(t for inner in node.subgraphs(recursive=True) for t in _read(inner))):
             if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)
                 _add_constant(into, tensor, largest)
         if not is_standard(node):
             into.value_info.extend(_declare(t) for t in node.outputs if t.dtype is not None and _is_tensor(t))
+
+
+def _forget_inner(node: onnx.NodeProto) -> None:
+    """Drop declarations inside subgraphs: one of a captured tensor would hide what inference finds out about it."""
+    for graph in (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH):
+        foreign = {name for inner in graph.node if inner.domain not in ("", "ai.onnx") for name in inner.output}
+        kept = [value for value in graph.value_info if value.name in foreign]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+        for inner in graph.node:
+            _forget_inner(inner)
 
 
 def _read(graph: Graph) -> list[Tensor]:

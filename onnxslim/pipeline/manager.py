@@ -183,10 +183,14 @@ def exact_fixed_point(model: Model, passes: Sequence[Pass], context: PassContext
 def _to_fixed_point(
     model: Model, context: PassContext, tallies: Sequence[_Tally], costs: Callable[[Model], Costs] | None
 ) -> str | None:
-    """Run the passes in rounds until a round edits nothing; return what went wrong, None when all went well."""
-    quiet = 0  # passes in a row that found nothing: a full round of them is the fixed point
+    """Run the passes in rounds until a round edits nothing; return what went wrong, None when all went well.
+
+    Only a whole round counts, from the first pass to the last: the first ones may learn shapes, which is no edit but
+    lets others do more.
+    """
+    quiet = 0  # passes in a row that found nothing
     current = None if costs is None else costs(model)
-    for tally in itertools.islice(itertools.cycle(tallies), MAX_ROUNDS * len(tallies)):
+    for done, tally in enumerate(itertools.islice(itertools.cycle(tallies), MAX_ROUNDS * len(tallies)), start=1):
         edits = tally.edits
         problem = _sweep(model, context, tally)
         if problem is not None:
@@ -195,7 +199,7 @@ def _to_fixed_point(
         if costs is not None and current is not None and tally.edits != edits:
             new = costs(model)
             tally.change, current = _add(tally.change, _subtract(new, current)), new
-        if quiet == len(tallies):
+        if quiet >= len(tallies) and done % len(tallies) == 0:
             return None
     return f"{', '.join(t.item.name for t in tallies)} still change the model after {MAX_ROUNDS} rounds"
 

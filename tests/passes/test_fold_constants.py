@@ -220,3 +220,10 @@ def test_the_first_weight_of_an_old_file() -> None:
     assert exact_fixed_point(model, PASSES) > 0
     onnx.checker.check_model(model.proto())
     assert [spec.name for spec in Model.load(model.to_bytes()).inputs] == ["x"]
+
+
+def test_a_node_that_stays_for_another_output_gives_its_name_away(check: Callable[..., Any]) -> None:
+    body = "g (float[1] x) => (float[1] z, float[1] a) { a, b = Split<axis = 0>(w, s) z = Mul(x, b) }"
+    done = check(body, PASSES, {"w": (2,), "s": np.array([1, 1], np.int64)})
+    assert sorted(done.ops) == ["Mul", "Split"]
+    assert done.difference == 0

@@ -117,3 +117,11 @@ def test_constants_merge(check: Callable[..., Any], size: int) -> None:
     assert done.ops == ["Add", "Mul"]
     assert stored(done) == 1
     assert done.difference == 0.0
+
+
+def test_a_twin_whose_outputs_are_returned_gives_them_to_the_other(check: Callable[..., Any]) -> None:
+    body = """g (float[2,2] x) => (float[1,2] c, float[1,2] d, float[2,2] z) {
+        a, b = Split<axis = 0>(x, s) z = Concat<axis = 0>(b, a) c, d = Split<axis = 0>(x, s) }"""
+    done = check(body, PASSES, {"s": np.array([1, 1], np.int64)})
+    assert sorted(done.ops) == ["Concat", "Split"]
+    assert done.difference == 0

@@ -1,0 +1,44 @@
+"""Shapes around subgraphs: what a subgraph captures, and names that subgraphs side by side share."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.parser
+
+from onnxslim.analysis import infer_shapes
+from onnxslim.ir import Model
+
+LOOP = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[2,3] x, int64 n, bool go) => (float[2,3] z) <int64[1] flat = {-1}, int64[2] back = {2, 3}> {
+    a = Reshape(x, flat)
+    y = Reshape(a, back)
+    z = Loop(n, go, y) <body = b (int64 i, bool c, float[p,q] s) => (bool d, float[p,q] t) { d = Identity(c) t = Add(s, y) }>
+}"""  # noqa: E501
+BRANCHES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[4] x, bool c) => (float[2] z) <int64[2] wide = {2, 2}, int64[1] zero = {0}, int64[1] two = {2}> {
+    z = If(c) <then_branch = t () => (float[2] p) { a = Reshape(x, wide) p = ReduceSum<keepdims = 0>(a, zero) },
+               else_branch = e () => (float[2] q) { a = Neg(x) q = Slice(a, zero, two) }>
+}"""
+
+
+def shapes(text: str) -> dict[tuple[str, str], object]:
+    """Return what is known of every computed tensor, by graph and name, where types alone were known before."""
+    model = Model.load(onnx.parser.parse_model(text))
+    for graph in model.graphs():
+        for node in graph.nodes:
+            for tensor in node.outputs:
+                tensor.dtype = np.dtype(np.float32) if tensor.dtype is None else tensor.dtype
+    infer_shapes(model)
+    return {(g.name, t.name): t.shape for g in model.graphs() for node in g.nodes for t in node.outputs}
+
+
+def test_a_captured_tensor_keeps_its_shape() -> None:
+    found = shapes(LOOP)
+    assert found["g", "y"] == [2, 3]
+    assert found["b", "t"] == [2, 3]
+
+
+def test_a_name_that_two_subgraphs_share_is_not_mixed_up() -> None:
+    found = shapes(BRANCHES)
+    assert found["t", "a"] is None
+    assert found["e", "a"] is None
