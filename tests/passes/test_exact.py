@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from onnxslim.ir import Model
 from onnxslim.passes import EXACT_PASSES
-from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.fuse_matmul_add import FuseMatmulAdd
-from onnxslim.passes.infer_shapes import InferShapes
-from onnxslim.passes.remove_noops import RemoveNoops
 from onnxslim.pipeline import Pass, exact_fixed_point
 from onnxslim.runtime import Level, Session, SessionConfig
 
@@ -83,16 +80,6 @@ def test_again_is_byte_identical(check: Callable[..., Any]) -> None:
     assert exact_fixed_point(reloaded, all_passes()) == 0
     assert reloaded.to_bytes() == data
     assert check(GRAPH, all_passes(), WEIGHTS).model.to_bytes() == data
-
-
-def test_a_shape_that_the_last_edit_reveals_is_used() -> None:
-    """Learning a shape is no edit, and yet another pass may have waited for it."""
-    body = """<ir_version: 8, opset_import: ["" : 17]>
-    g (float[6] x) => (float[2,3] z) <int64[2] a = {2, 3}, int64[1] b = {1}, float[1,1] unit = {1}> {
-        t = Tile(a, b) y = Reshape(x, t) z = Div(y, unit) }"""
-    model = Model.load(onnx.parser.parse_model(body))
-    exact_fixed_point(model, [InferShapes(), FoldConstants(), RemoveNoops()])
-    assert [node.op for node in model.graph.nodes] == ["Reshape"]
 
 
 @settings(deadline=None, max_examples=15)

@@ -107,6 +107,32 @@ class LossyScale(Scale):
 
 
 @dataclass(frozen=True)
+class Learn(Pass):
+    """Finds out a shape once the negations are gone: knowledge, not an edit."""
+
+    name = "learn"
+    effect = Effect.EXACT
+
+    def run(self, rewriter: Rewriter, context: PassContext) -> None:
+        if [node.op for node in rewriter.model.graph.nodes] == ["Mul"]:
+            rewriter.set_type(rewriter.model.graph.nodes[0].outputs[0], shape=["known"])
+
+
+@dataclass(frozen=True)
+class UseShape(Pass):
+    """Waits for the shape that ``Learn`` finds out."""
+
+    name = "use-shape"
+    effect = Effect.EXACT
+
+    def run(self, rewriter: Rewriter, context: PassContext) -> None:
+        (last,) = [node for node in rewriter.model.graph.nodes if node.op == "Mul"]
+        if last.outputs[0].shape == ["known"] and not last.name:
+            last.name = "used"
+            rewriter.set_input(last, 1, last.inputs[1])
+
+
+@dataclass(frozen=True)
 class Crash(Pass):
     """Breaks the graph, then raises."""
 
@@ -164,6 +190,12 @@ def test_exact_passes_run_to_a_fixed_point() -> None:
     assert results[0].status is Status.KEPT
     assert (results[0].before.macs, results[0].after.macs) == (5, 1)
     assert exact_fixed_point(model, [CancelNegs()]) == 0
+
+
+def test_what_the_last_edit_lets_a_pass_learn_is_used() -> None:
+    model = load()
+    exact_fixed_point(model, [Learn(), CancelNegs(), UseShape()])
+    assert [node.name for node in model.graph.nodes] == ["used"]
 
 
 def test_only_the_culprit_of_a_block_is_rolled_back() -> None:
