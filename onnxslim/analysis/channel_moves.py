@@ -178,8 +178,11 @@ def slice_rule(node: Node, relations: Relations) -> None:
 def resize_rule(node: Node, relations: Relations) -> None:
     """Scales leave the channel axis alone when its scale is 1; sizes would name the number of channels."""
     axis = relations.axes.get(id(node.inputs[0]))
-    scales = array_of(node.inputs[2 if len(node.inputs) > 2 else 1]) if len(node.inputs) < 4 else None
-    if axis is None or scales is None or axis >= scales.size or scales.reshape(-1)[axis] != 1:
+    scales = node.attrs.get("scales")  # of Upsample before opset 9
+    if scales is None and 1 < len(node.inputs) < 4:
+        array = array_of(node.inputs[2 if len(node.inputs) > 2 else 1])
+        scales = None if array is None else array.reshape(-1).tolist()
+    if axis is None or scales is None or axis >= len(scales) or scales[axis] != 1:
         relations.freeze_node(node, "it resizes channels, or to fixed sizes")
         return
     keep_rule(node, relations)

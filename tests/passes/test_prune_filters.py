@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.helper as oh
 import pytest
 from gallery import GALLERY, Builder
 from hypothesis import HealthCheck, given, settings
@@ -147,6 +148,15 @@ def test_what_is_not_understood_stays(between: Any, reason: str) -> None:
     assert plan.cuts == ()
     assert any(reason in why for _, why in plan.refused)
     assert pruned.to_bytes() == model.to_bytes()
+
+
+def test_upsample_of_an_old_file_carries_channels() -> None:
+    b = Builder()
+    x = b.op("Upsample", b.relu(b.conv("x", 8)), scales=[1.0, 1.0, 2.0, 2.0])
+    output = oh.make_tensor_value_info(b.conv(x, 2, 1), 1, ["n", 2, 32, 32])
+    graph = oh.make_graph(b.nodes, "g", [b.input], [output], b.weights)
+    proto = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 8)], ir_version=8)
+    assert check_oracle(Model.load(proto), PruneFilters(ratio=0.5)).cuts
 
 
 def test_a_graph_output_stays() -> None:

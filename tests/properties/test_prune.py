@@ -1,0 +1,136 @@
+"""prune-filters on random graphs against its oracle, which knows nothing of groups.
+
+Every weight of the pruned model must be a part of the original's. The original in which the weights that read what is
+missing are zero must give the same outputs. Random weights differ from one another, so the parts can be found by value;
+whatever the analysis of coupled channels misses shows as a difference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from properties.builder import Array
+from properties.comparing import assert_equal
+from properties.random_graphs import Made, Recipe, recipes
+from properties.test_exact_passes import BRIEF, LONG, TRAINED, all_passes, made, optimized, trained
+
+from onnxslim.ir import Model, Rewriter
+from onnxslim.passes import PruneCriterion, PruneFilters
+from onnxslim.passes.prune_filters import PrunePlan
+from onnxslim.pipeline import PassContext
+
+options = st.builds(
+    PruneFilters, ratio=st.floats(0.05, 1), criterion=st.sampled_from(PruneCriterion), multiple=st.integers(1, 4)
+)
+PRUNABLE = (
+    "conv", "conv_batchnorm", "residual", "inverted_residual", "squeeze_excitation", "conv_transpose", "matmul", "gemm",
+    "activation", "clip", "prelu", "scale_or_shift", "arithmetic", "concat", "split", "slicing", "pad", "pool",
+    "global_pool", "reduce", "head", "flatten", "reshape", "reshape_by_shape", "squeeze", "transpose", "resize",
+    "depth_to_space", "gather", "expand", "superfluous", "where", "branch", "layer_norm", "instance_norm", "softmax",
+)  # fmt: skip
+
+
+def fan_axis(node: onnx.NodeProto) -> int:
+    """Return the axis of the node's weight that reads input channels."""
+    if node.op_type == "Gemm":
+        return int(any(a.name == "transB" and a.i for a in node.attribute))
+    return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0}[node.op_type]
+
+
+def part_of(whole: Array, part: Array, anchor: str) -> list[Array]:
+    """Return, for each axis, which indices of ``whole`` make up ``part``: those that share most values with it."""
+    found = np.isin(whole, part)
+    kept = []
+    for axis, size in enumerate(part.shape):
+        shared = found.sum(axis=tuple(a for a in range(whole.ndim) if a != axis))
+        kept.append(np.isin(np.arange(len(shared)), np.argsort(-shared, kind="stable")[:size]))
+    np.testing.assert_array_equal(whole[np.ix_(*kept)], part, f"the weight of {anchor} is no part of the original's")
+    return kept
+
+
+def zeroed(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
+    """Return ``before`` with the weights that read missing channels zero, and how many weights lost something."""
+    result = onnx.ModelProto()
+    result.CopyFrom(before)
+    was = {tensor.name: numpy_helper.to_array(tensor) for tensor in before.graph.initializer}
+    now = {tensor.name: numpy_helper.to_array(tensor) for tensor in after.graph.initializer}
+    twins = {node.output[0]: node for node in after.graph.node}
+    cut = 0
+    for node in result.graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[1] not in was:
+            continue
+        whole, part = was[node.input[1]], now[twins[node.output[0]].input[1]]
+        if whole.shape == part.shape:
+            continue
+        cut += 1
+        axis = fan_axis(node)
+        kept = part_of(whole, part, node.output[0])[axis]
+        values = whole * kept.reshape([-1 if a == axis else 1 for a in range(whole.ndim)])
+        name = f"{node.output[0]}_zeroed"
+        result.graph.initializer.append(numpy_helper.from_array(values.astype(whole.dtype), name))
+        if result.ir_version < 4:
+            result.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, values.shape))
+        node.input[1] = name
+    return result, cut
+
+
+def prune(model: Model, item: PruneFilters) -> tuple[Model, PrunePlan]:
+    """Prune, replaying the plan from its JSON, and check what every result must hold."""
+    before = model.to_bytes()
+    plan = item.plan(model, PassContext())
+    pruned = Model.load(before)
+    rewriter = Rewriter(pruned)
+    item.apply(rewriter, PrunePlan.model_validate_json(plan.model_dump_json()), PassContext())
+    rewriter.finish()
+    onnx.checker.check_model(pruned.proto(), full_check=True)
+    assert all(reason for _, reason in plan.refused)
+    assert {mismatch.anchor for mismatch in rewriter.skipped} == {anchor for anchor, _ in plan.refused}
+    assert all(0 < len(cut.remove) < cut.size for cut in plan.cuts)
+    assert plan.cuts or pruned.to_bytes() == before
+    return pruned, plan
+
+
+def check(source: Made, item: PruneFilters) -> int:
+    original = Model.load(source.proto)
+    pruned, plan = prune(original, item)
+    expected, cut = zeroed(source.proto, pruned.proto())
+    assert cut or not plan.cuts
+    assert_equal(expected, pruned, source.feed, source.recipe.dtype)
+    return cut
+
+
+def check_recipe(recipe: Recipe, item: PruneFilters, *, exact_first: bool) -> int:
+    source = made(recipe)
+    if exact_first:
+        source = Made(optimized(source, all_passes()).proto(), source.feed, recipe)
+    return check(source, item)
+
+
+def test_random_graphs() -> None:
+    cut: Counter[bool] = Counter()
+
+    @BRIEF
+    @given(recipes(PRUNABLE), options, st.booleans())
+    def holds(recipe: Recipe, item: PruneFilters, exact_first: bool) -> None:
+        cut[check_recipe(recipe, item, exact_first=exact_first) > 0] += 1
+
+    holds()
+    assert cut[True] > 0.1 * cut.total(), "hardly any random graph has channels to cut"
+
+
+@pytest.mark.slow
+@LONG
+@given(recipes(PRUNABLE), options, st.booleans())
+def test_random_graphs_long(recipe: Recipe, item: PruneFilters, exact_first: bool) -> None:
+    check_recipe(recipe, item, exact_first=exact_first)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_models(name: str) -> None:
+    assert check(trained(name), PruneFilters(ratio=0.4)) > 3
