@@ -1,0 +1,82 @@
+"""factor-low-rank at full rank loses nothing: layers of every kind, shape and spelling, alone and in random graphs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from properties.comparing import assert_equal
+from properties.random_graphs import Made, Recipe, recipes
+from properties.test_exact_passes import BRIEF, LONG, TRAINED, made, trained
+
+from onnxslim.ir import Model, Rewriter, anchor_of, array_of, graph_nodes
+from onnxslim.passes import FactorLowRank
+from onnxslim.passes._low_rank import full_rank
+from onnxslim.passes.factor_low_rank import LayerRank, LowRankPlan
+from onnxslim.pipeline import PassContext
+
+LAYERS = ("conv", "conv_batchnorm", "shared_conv", "residual", "gemm", "matmul", "head", "flatten", "attention")
+
+
+def at_full_rank(model: Model) -> LowRankPlan:
+    """Return the plan that splits every layer the pass can split, losing nothing.
+
+    A layer is known to be one that can be split by the reason for which ``ratio=0`` leaves it alone.
+    """
+    plan = FactorLowRank(ratio=0).plan(model, PassContext())
+    able = [anchor for anchor, reason in plan.refused if "nothing to gain" in reason]
+    weights = {
+        anchor_of(node): array_of(node.inputs[1]) for _, node in graph_nodes(model.graph) if len(node.inputs) > 1
+    }
+    layers = []
+    for anchor in able:
+        weight = weights[anchor]
+        assert weight is not None
+        rank = full_rank(weight.shape, "svd")
+        layers.append(LayerRank(anchor=anchor, scheme="svd", rank=rank, full_rank=rank))
+    return LowRankPlan(layers=tuple(layers))
+
+
+def check(source: Made) -> int:
+    model = Model.load(source.proto)
+    plan = at_full_rank(model)
+    rewriter = Rewriter(model)
+    FactorLowRank(ratio=0).apply(rewriter, LowRankPlan.model_validate_json(plan.model_dump_json()), PassContext())
+    rewriter.finish()
+    onnx.checker.check_model(model.proto(), full_check=True)
+    assert_equal(source.proto, model, source.feed, source.recipe.dtype)
+    assert len(model.graph.nodes) == len(Model.load(source.proto).graph.nodes) + len(plan.layers)
+    return len(plan.layers)
+
+
+@settings(BRIEF, max_examples=150)
+@given(recipes(LAYERS, most=1))
+def test_one_layer(recipe: Recipe) -> None:
+    check(made(recipe))
+
+
+def test_random_graphs() -> None:
+    split: Counter[bool] = Counter()
+
+    @BRIEF
+    @given(recipes(dtypes=("float32", "float32", "float64")))
+    def holds(recipe: Recipe) -> None:
+        split[check(made(recipe)) > 0] += 1
+
+    holds()
+    assert split[True] > 0.2 * split.total(), "hardly any random graph has layers to split"
+
+
+@pytest.mark.slow
+@LONG
+@given(st.one_of(recipes(LAYERS, most=3), recipes(dtypes=("float32", "float64"))))
+def test_random_graphs_long(recipe: Recipe) -> None:
+    check(made(recipe))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_models(name: str) -> None:
+    assert check(trained(name)) > 3
