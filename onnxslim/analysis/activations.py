@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxslim.analysis.shapes import concrete_shapes
 from onnxslim.ir import Model
-from onnxslim.runtime import Session, SessionConfig, with_outputs
+from onnxslim.runtime import Session, SessionConfig
 from onnxslim.samples import Samples
 
 GROUP_BYTES = 512 * 2**20
@@ -33,9 +33,9 @@ def stream(
     """
     inputs = {spec.name for spec in model.inputs}
     given = [name for name in names if name in inputs]
-    proto = model.proto()
     for group in _groups(model, [name for name in names if name not in inputs], samples):
-        session = Session(with_outputs(proto, group), SessionConfig(threads))
+        placed = model.placed(group)
+        session = Session(placed.data, SessionConfig(threads))
         for index, sample in enumerate(samples):
             values = session.run(sample.feed, group)
             values.update((name, sample.feed[name]) for name in given)

@@ -14,7 +14,7 @@ import onnx
 
 from onnxslim.errors import ModelError
 from onnxslim.ir import Graph, Model, Tensor, Variable, is_standard
-from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig, with_outputs
+from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig
 
 Shape = tuple[int, ...]
 Dims = tuple[int | str | None, ...]
@@ -170,7 +170,8 @@ def _fix_input(value: onnx.ValueInfoProto, array: npt.NDArray[Any] | None, *, st
 def _observe(model: Model, feed: Mapping[str, npt.NDArray[Any]], names: list[str]) -> dict[str, Shape]:
     """Run the model once and look at the tensors that inference could not tell."""
     try:
-        session = Session(with_outputs(model.proto(), names), SessionConfig(level=Level.NONE))
+        placed = model.placed(names)
+        session = Session(placed.data, SessionConfig(level=Level.NONE, mapped=model.is_large))
         values = session.run(dict(feed), names)
     except RuntimeRefusal:
         return {}

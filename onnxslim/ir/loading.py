@@ -5,6 +5,7 @@ Every failure is a ModelError of one line.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def locations(path: Path) -> set[str]:
     """Return the names of the external data files that the model file at ``path`` refers to."""
     model, _ = _parse_file(path)
     return external.locations(model) - {path.name}
+
+
+def file_facts(path: Path) -> tuple[int, str]:
+    """Return the bytes of a model's files, external data included, and the SHA-256 of the model file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    size = path.stat().st_size
+    size += sum((path.parent / name).stat().st_size for name in locations(path))
+    return size, digest.hexdigest()
 
 
 def _parse_file(path: Path) -> tuple[onnx.ModelProto, DataFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -326,6 +327,16 @@ class Model:
     def text(self) -> str:
         """Return the graph as ONNX text, for reading and for tests."""
         return onnx.printer.to_text(self.proto())
+
+    def size_and_digest(self) -> tuple[int, str]:
+        """Return the bytes that :meth:`save` writes, and the SHA-256 of the model file, without external data."""
+        if not self.is_large:
+            data = self.to_bytes()
+            return len(data), hashlib.sha256(data).hexdigest()
+        with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
+            path = Path(folder) / "model.onnx"
+            self.save(path)
+            return loading.file_facts(path)
 
     def digest(self) -> str:
         """Return the SHA-256 of the serialized model, in hexadecimal."""

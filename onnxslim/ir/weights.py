@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ class StoredValues(LazyValues):
         """Return the values, read-only, shape as the tensor's; types that numpy packs otherwise are decoded."""
         data = data_of(self.tensor, {place(self.tensor)[0]: self._file})
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.tensor.data_type))
-        if len(data) == dtype.itemsize * int(np.prod(tuple(self.tensor.dims), dtype=np.int64)):
-            return data.view(dtype.newbyteorder("<")).reshape(tuple(self.tensor.dims))
+        if sys.byteorder == "little" and len(data) == dtype.itemsize * int(
+            np.prod(tuple(self.tensor.dims), dtype=np.int64)
+        ):
+            return data.view(dtype).reshape(tuple(self.tensor.dims))
         decoded: npt.NDArray[Any] = onnx.numpy_helper.to_array(filled(self.tensor, data))
         return decoded
 

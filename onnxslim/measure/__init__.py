@@ -5,7 +5,14 @@ from __future__ import annotations
 from onnxslim.measure.latency import Latency, RaceSettings, compare_latency
 from onnxslim.measure.metric import Metric, MetricTracker, compare_metrics, drop_interval, find_metric
 from onnxslim.measure.numerics import Comparison, OutputNumerics, within_exact_tolerance
-from onnxslim.measure.validation import LayerSqnr, Validation, is_integer_model, layer_sqnr, validate
+from onnxslim.measure.validation import (
+    LayerSqnr,
+    Validation,
+    ValidationSettings,
+    is_integer_model,
+    layer_sqnr,
+    validate,
+)
 
 __all__ = [
     "Comparison",
@@ -16,6 +23,7 @@ __all__ = [
     "OutputNumerics",
     "RaceSettings",
     "Validation",
+    "ValidationSettings",
     "compare_latency",
     "compare_metrics",
     "drop_interval",

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from onnxslim.errors import ModelError
 from onnxslim.measure.race import WARMUP
-from onnxslim.runtime import Feed
+from onnxslim.runtime import Feed, ModelData
 from onnxslim.runtime.profile import NodeTime, profile
 
 Progress = Callable[[str, int, int], None]
@@ -92,9 +92,9 @@ class RaceSettings:
 
 
 def compare_latency(
-    models: Sequence[bytes], feed: Feed, settings: RaceSettings | None = None, progress: Progress | None = None
+    models: Sequence[ModelData], feed: Feed, settings: RaceSettings | None = None, progress: Progress | None = None
 ) -> tuple[Latency, ...]:
-    """Race serialized ``models``; return one result for each model after the first, which is the reference.
+    """Race ``models``; return one result for each model after the first, which is the reference.
 
     With a single model, the one result holds its times alone.
 
@@ -106,9 +106,7 @@ def compare_latency(
     steps = len(models) + 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = [folder / f"{index}.onnx" for index in range(len(models))]
-        for path, data in zip(paths, models, strict=True):
-            path.write_bytes(data)
+        paths = [_file(model, folder / f"{index}.onnx") for index, model in enumerate(models)]
         arrays: dict[str, Any] = {f"a{index}": value for index, value in enumerate(feed.values())}
         np.savez(folder / "feed.npz", **arrays)
         job = {"inputs": list(feed), "feed": str(folder / "feed.npz"), "threads": settings.threads}
@@ -121,6 +119,14 @@ def compare_latency(
     report("latency", steps, steps)
     results = _results([np.array(times) for times in raced["times_ms"]], alone, settings)
     return tuple(_with_layers(results, models, feed)) if settings.layers else results
+
+
+def _file(model: ModelData, place: Path) -> Path:
+    """Return the file of ``model``, written to ``place`` if it has none."""
+    if isinstance(model, Path):
+        return model.absolute()
+    place.write_bytes(model)
+    return place
 
 
 def _child(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +192,7 @@ def is_stable(speedup: float, twin: tuple[float, float]) -> bool:
 # ---- layers ------------------------------------------------------------------------------------------------------
 
 
-def _with_layers(results: Sequence[Latency], models: Sequence[bytes], feed: Feed) -> list[Latency]:
+def _with_layers(results: Sequence[Latency], models: Sequence[ModelData], feed: Feed) -> list[Latency]:
     """Add the per-layer table to each result, from a profiled run that is separate from the timed ones."""
     profiles = [profile(model, feed) for model in models]
     if len(models) == 1:

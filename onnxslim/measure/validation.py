@@ -7,8 +7,10 @@ by this CPU's. They differ: x86 without VNNI saturates 16-bit sums that ARM does
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,18 @@ import onnx
 from onnxslim.measure.metric import Metric, MetricTracker, compare_metrics
 from onnxslim.measure.numerics import Comparison, OutputNumerics, sqnr_db
 from onnxslim.measure.parallel import map_in_order
-from onnxslim.runtime import Feed, Level, Reading, RuntimeRefusal, Session, SessionConfig, with_outputs
+from onnxslim.runtime import (
+    Feed,
+    Level,
+    ModelData,
+    Reading,
+    RuntimeRefusal,
+    Session,
+    SessionConfig,
+    load_proto,
+    with_outputs,
+)
+from onnxslim.runtime.apart import SessionApart, read_frame, write_frame
 from onnxslim.samples import Sample, Samples
 
 Progress = Callable[[str, int, int], None]
@@ -68,13 +81,33 @@ class Validation:
         return min(known) if known and len(known) == len(values) else None
 
 
+@dataclass(frozen=True)
+class ValidationSettings:
+    """How to compare two models."""
+
+    metric: str = "top1"
+    """Measured where samples have labels and the first output is what the metric wants."""
+    held_out: bool | None = None
+    """Handed on to the result."""
+    threads: int = 0
+    all_readings: bool = True
+    """Also read integer models by ARM's and this CPU's kernels."""
+    apart: bool = False
+    """For large models: one at a time is loaded, in a process of its own."""
+
+
 @dataclass
 class _Side:
-    """A candidate's session of one reading and what was collected from it."""
+    """What was collected of a candidate by one reading."""
 
-    session: Session
     metric: MetricTracker
     comparison: Comparison = field(default_factory=Comparison)
+
+    def account(self, expected: dict[str, Any], outputs: dict[str, Any], label: int | None) -> None:
+        """Add one sample; ``label`` is None where it does not count."""
+        self.comparison.add(expected, outputs)
+        if label is not None:
+            self.metric.add(outputs, label)
 
 
 def is_integer_model(model: onnx.ModelProto) -> bool:
@@ -90,47 +123,36 @@ def is_integer_model(model: onnx.ModelProto) -> bool:
 
 
 def validate(
-    reference: bytes,
-    candidate: bytes,
+    reference: ModelData,
+    candidate: ModelData,
     samples: Samples,
-    *,
-    metric: str = "top1",
-    held_out: bool | None = None,
-    threads: int = 0,
-    all_readings: bool = True,
+    settings: ValidationSettings | None = None,
     progress: Progress | None = None,
 ) -> Validation:
-    """Compare ``candidate`` to ``reference``, both serialized, on ``samples``, which are walked once.
-
-    Args:
-        metric: measured where samples have labels and the first output is what the metric wants.
-        held_out: handed on to the result.
-        all_readings: also read integer models by ARM's and this CPU's kernels.
+    """Compare ``candidate`` to ``reference`` on ``samples``.
 
     Raises:
         RuntimeRefusal: onnxruntime does not load or run one of them by the operators' definition.
         ModelError: their outputs do not correspond.
     """
-    ours = Session(reference, SessionConfig(1, reading=Reading.DEFINITION))
-    integer = is_integer_model(onnx.load_model_from_string(candidate))
-    wanted = [Reading.DEFINITION, *((Reading.ARM, Reading.KERNELS) if integer and all_readings else ())]
-    sides = dict(_open_sides(candidate, wanted, metric))
-    reference_metric = MetricTracker(metric)
-
-    def evaluate(sample: Sample) -> tuple[int | None, dict[str, Any], dict[Reading, dict[str, Any]]]:
-        return sample.label, ours.run(sample.feed), dict(_run_sides(sides, sample.feed))
-
-    for index, (given, expected, outputs) in enumerate(map_in_order(evaluate, samples, threads)):
-        label = given if reference_metric.fits(expected) else None
-        if label is not None:
-            reference_metric.add(expected, label)
-        for reading in list(sides):
-            if reading in outputs:
-                _account(sides[reading], expected, outputs[reading], label)
-            else:
-                del sides[reading]
+    settings = settings or ValidationSettings()
+    readings = [Reading.DEFINITION]
+    if settings.all_readings and is_integer_model(_graph_of(candidate)):
+        readings += [Reading.ARM, Reading.KERNELS]
+    sides = {reading: _Side(MetricTracker(settings.metric)) for reading in readings}
+    reference_metric = MetricTracker(settings.metric)
+    walk = _walk_apart if settings.apart else _walk
+    pairs = walk(reference, candidate, samples, readings, settings.threads)
+    for done, (sample, reading, expected, outputs) in enumerate(pairs, start=1):
+        if outputs is None:
+            sides.pop(reading, None)
+        elif reading in sides:
+            label = sample.label if reference_metric.fits(expected) else None
+            if reading is Reading.DEFINITION and label is not None:
+                reference_metric.add(expected, label)
+            sides[reading].account(expected, outputs, label)
         if progress is not None:
-            progress("validate", index + 1, len(samples))
+            progress("validate", done, len(samples) * len(readings))
     results = {
         reading: ReadingResult(side.comparison.result(), compare_metrics(reference_metric, side.metric))
         for reading, side in sides.items()
@@ -139,7 +161,7 @@ def validate(
     return Validation(
         samples=len(samples),
         source=samples.source.value,
-        held_out=held_out,
+        held_out=settings.held_out,
         outputs=decisive.outputs,
         metric=decisive.metric,
         arm=results.get(Reading.ARM),
@@ -147,41 +169,85 @@ def validate(
     )
 
 
-def _open_sides(candidate: bytes, readings: Sequence[Reading], metric: str) -> Iterator[tuple[Reading, _Side]]:
+def _graph_of(model: ModelData) -> onnx.ModelProto:
+    if isinstance(model, Path):
+        return onnx.load_model(str(model), load_external_data=False)
+    return onnx.load_model_from_string(model)
+
+
+# ---- running both ------------------------------------------------------------------------------------------------
+
+_Step = tuple[Sample, Reading, dict[str, Any], dict[str, Any] | None]
+"""A sample, how the candidate was read, the reference's outputs, the candidate's or None where that reading fails.
+
+ARM's reading is an option of onnxruntime that some graphs do not survive, and is then left out."""
+
+
+def _walk(
+    reference: ModelData, candidate: ModelData, samples: Samples, readings: Sequence[Reading], threads: int
+) -> Iterator[_Step]:
+    """Run both side by side, several samples at once."""
+    ours = Session(reference, SessionConfig(1, reading=Reading.DEFINITION))
+    sessions = dict(_open_sessions(candidate, readings))
+
+    def evaluate(sample: Sample) -> list[_Step]:
+        expected = ours.run(sample.feed)
+        return [(sample, reading, expected, _run(sessions.get(reading), reading, sample.feed)) for reading in readings]
+
+    for steps in map_in_order(evaluate, samples, threads):
+        yield from steps
+
+
+def _open_sessions(candidate: ModelData, readings: Sequence[Reading]) -> Iterator[tuple[Reading, Session]]:
     for reading in readings:
         try:
-            session = Session(candidate, SessionConfig(1, reading=reading))
-        except RuntimeRefusal:
-            if reading is Reading.DEFINITION:
-                raise
-            continue
-        yield reading, _Side(session, MetricTracker(metric))
-
-
-def _run_sides(sides: dict[Reading, _Side], feed: Feed) -> Iterator[tuple[Reading, dict[str, Any]]]:
-    """Run every reading; ARM's is an option of onnxruntime that some graphs do not survive, and is then left out."""
-    for reading, side in list(sides.items()):
-        try:
-            yield reading, side.session.run(feed)
+            yield reading, Session(candidate, SessionConfig(1, reading=reading))
         except RuntimeRefusal:
             if reading is Reading.DEFINITION:
                 raise
 
 
-def _account(side: _Side, expected: dict[str, Any], outputs: dict[str, Any], label: int | None) -> None:
-    side.comparison.add(expected, outputs)
-    if label is not None:
-        side.metric.add(outputs, label)
+def _run(session: Session | SessionApart | None, reading: Reading, feed: Feed) -> dict[str, Any] | None:
+    if session is None:
+        return None
+    try:
+        return session.run(feed)
+    except RuntimeRefusal:
+        if reading is Reading.DEFINITION:
+            raise
+        return None
+
+
+def _walk_apart(
+    reference: ModelData, candidate: ModelData, samples: Samples, readings: Sequence[Reading], threads: int
+) -> Iterator[_Step]:
+    """Run the reference on all samples, its outputs kept in a file, then the candidate, once for each reading."""
+    plain = SessionConfig(threads, Level.NONE, Reading.DEFINITION, mapped=True)
+    with tempfile.TemporaryFile() as kept:
+        with SessionApart(reference, plain) as session:
+            for sample in samples:
+                write_frame(kept, session.run(sample.feed))
+        for reading in readings:
+            kept.seek(0)
+            config = plain if reading is Reading.DEFINITION else SessionConfig(threads, reading=reading)
+            try:
+                with SessionApart(candidate, config) as session:
+                    for sample in samples:
+                        yield sample, reading, read_frame(kept), session.run(sample.feed)
+            except RuntimeRefusal:
+                if reading is Reading.DEFINITION:
+                    raise
+                yield next(iter(samples)), reading, {}, None
 
 
 def layer_sqnr(
-    reference: bytes, candidate: bytes, samples: Samples, *, threads: int = 0, progress: Progress | None = None
+    reference: ModelData, candidate: ModelData, samples: Samples, *, threads: int = 0, progress: Progress | None = None
 ) -> tuple[LayerSqnr, ...]:
     """Return the SQNR of every floating-point tensor that both models compute under the same name, in order.
 
     Taps are read in groups, so that one run hands out at most about :data:`TAP_LIMIT` bytes.
     """
-    protos = [onnx.load_model_from_string(data) for data in (reference, candidate)]
+    protos = [load_proto(data) for data in (reference, candidate)]
     names = _common_tensors(*protos)
     groups = _groups(protos[0], names, next(iter(samples)).feed, threads)
     layers: list[LayerSqnr] = []

@@ -18,7 +18,7 @@ def operators_of(model: Model) -> tuple[str, ...]:
 
     Nodes of subgraphs and local functions count; calls of local functions do not.
     """
-    proto = model.proto()
+    proto = model.skeleton()
     local = {(function.domain, function.name) for function in proto.functions}
     found: set[str] = set()
     stack: list[Any] = [proto.graph, *proto.functions]

@@ -13,11 +13,23 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from onnxslim.runtime.sessions import (
     Feed,
     Level,
+    ModelData,
     Reading,
     RuntimeRefusal,
     Session,
     SessionConfig,
+    load_proto,
     with_outputs,
 )
 
-__all__ = ["Feed", "Level", "Reading", "RuntimeRefusal", "Session", "SessionConfig", "with_outputs"]
+__all__ = [
+    "Feed",
+    "Level",
+    "ModelData",
+    "Reading",
+    "RuntimeRefusal",
+    "Session",
+    "SessionConfig",
+    "load_proto",
+    "with_outputs",
+]

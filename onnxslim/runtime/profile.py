@@ -15,7 +15,7 @@ from pathlib import Path
 
 import onnx
 
-from onnxslim.runtime.sessions import Feed, Session, SessionConfig
+from onnxslim.runtime.sessions import Feed, ModelData, Session, SessionConfig, load_proto
 
 _SUFFIX = re.compile(r"(_nchwc|_nhwc|_token_\d+|_kernel_time)+$")
 
@@ -30,9 +30,9 @@ class NodeTime:
     microseconds: float
 
 
-def profile(model: bytes, feed: Feed, runs: int = 10, threads: int = 1) -> tuple[NodeTime, ...]:
+def profile(model: ModelData, feed: Feed, runs: int = 10, threads: int = 1) -> tuple[NodeTime, ...]:
     """Run ``model`` under the profiler and return its nodes' times in order of execution."""
-    proto = onnx.load_model_from_string(model)
+    proto = load_proto(model)
     anchors = _name_by_anchor(proto.graph)
     with tempfile.TemporaryDirectory() as folder:
         session = Session(proto, SessionConfig(threads, profile_prefix=str(Path(folder) / "profile")))

@@ -17,6 +17,9 @@ from onnxslim.errors import OnnxslimError, one_line
 Feed = dict[str, npt.NDArray[Any]]
 """One inference's inputs by name."""
 
+ModelData = bytes | Path
+"""A model as onnxruntime takes it: serialized, or the path of its file (always so above 2 GiB)."""
+
 ort.set_default_logger_severity(4)  # fatal only: what matters comes back as an exception
 
 
@@ -57,6 +60,8 @@ class SessionConfig:
     threads: int = 1
     level: Level = Level.ALL
     reading: Reading = Reading.KERNELS
+    mapped: bool = False
+    """Leave external weights where they are, mapped, and do not copy them into kernels' own layouts: slow and small."""
     profile_prefix: str | None = None
     """Where onnxruntime writes its profile, without the time and ``.json`` that it appends."""
 
@@ -65,13 +70,13 @@ class Session:
     """A loaded model, ready to run on the CPU.
 
     Args:
-        model: serialized bytes, a ModelProto, or the path of a model (needed above 2 GiB).
+        model: a ModelProto, or what :data:`ModelData` is.
 
     Raises:
         RuntimeRefusal: onnxruntime does not load it.
     """
 
-    def __init__(self, model: bytes | onnx.ModelProto | Path, config: SessionConfig | None = None) -> None:
+    def __init__(self, model: ModelData | onnx.ModelProto, config: SessionConfig | None = None) -> None:
         config = config or SessionConfig()
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
         try:
@@ -115,10 +120,18 @@ def _options(config: SessionConfig) -> ort.SessionOptions:
         options.add_session_config_entry(key, value)
     if config.threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if config.mapped:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     if config.profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = config.profile_prefix
     return options
+
+
+def load_proto(model: ModelData) -> onnx.ModelProto:
+    """Return ``model`` as a ModelProto, with its weights."""
+    return onnx.load_model(str(model)) if isinstance(model, Path) else onnx.load_model_from_string(model)
 
 
 def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

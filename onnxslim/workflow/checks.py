@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
 from onnxslim.budget import Budgets
 from onnxslim.errors import ModelError, SampleError, one_line
 from onnxslim.ir import Model, producer
-from onnxslim.measure import Comparison, Validation, validate, within_exact_tolerance
+from onnxslim.ir.saving import Placed
+from onnxslim.measure import Comparison, Validation, ValidationSettings, validate, within_exact_tolerance
 from onnxslim.pipeline import Effect, Verdict
 from onnxslim.pipeline.base import Progress
-from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig
+from onnxslim.runtime import Level, RuntimeRefusal, SessionConfig
+from onnxslim.runtime.apart import open_session
 from onnxslim.workflow.data import SampleSets
+from onnxslim.workflow.source import Source
 
 EXACT_SAMPLES = 4
 """Samples an exact rewrite is checked on: it must hold on every input, so a few show a wrong one."""
@@ -45,16 +50,14 @@ class Checker:
         ModelError: onnxruntime does not run the original itself, so nothing could be proven.
     """
 
-    def __init__(self, original: Model, samples: SampleSets, judge: Judge) -> None:
-        self._original = original.to_bytes()
+    def __init__(self, original: Source, samples: SampleSets, judge: Judge) -> None:
+        self._original = original
         self._samples = samples
         self._judge = judge
-        self._spans = _known_spans(original)
+        self._spans = _known_spans(original.model)
         self._few = samples.evaluation.take(EXACT_SAMPLES)
-        config = SessionConfig(judge.threads, Level.NONE)
         try:
-            session = Session(self._original, config)
-            self._expected = [session.run(sample.feed) for sample in self._few]
+            self._expected = list(self._outputs(original.placed, apart=original.model.is_large))
         except RuntimeRefusal as error:
             raise ModelError(
                 f"onnxruntime does not run the model, so nothing can be proven ({error}): mend the model or the samples"
@@ -62,10 +65,11 @@ class Checker:
 
     def __call__(self, candidate: Model, effect: Effect) -> Verdict:
         """Judge one candidate."""
-        data = candidate.to_bytes()
+        placed = candidate.placed()
+        apart = candidate.is_large or self._original.model.is_large
         try:
-            onnx.checker.check_model(data)
-            return self._check_exact(data) if effect is Effect.EXACT else self._check_lossy(data)
+            onnx.checker.check_model(placed.data if isinstance(placed.data, bytes) else str(placed.data))
+            return self._check_exact(placed, apart) if effect is Effect.EXACT else self._check_lossy(placed, apart)
         except (onnx.checker.ValidationError, ValueError) as error:
             return Verdict(False, f"onnx.checker refuses the result: {one_line(error)}")
         except SampleError:
@@ -73,28 +77,30 @@ class Checker:
         except (RuntimeRefusal, ModelError) as error:
             return Verdict(False, f"onnxruntime refuses the result: {one_line(error)}")
 
-    def _check_exact(self, data: bytes) -> Verdict:
-        session = Session(data, SessionConfig(self._judge.threads, Level.NONE))
+    def _outputs(self, placed: Placed, *, apart: bool) -> Iterator[dict[str, Any]]:
+        """Run a model, literally as it is written, on the few samples."""
+        with open_session(placed.data, SessionConfig(self._judge.threads, Level.NONE), apart=apart) as session:
+            for sample in self._few:
+                yield session.run(sample.feed)
+
+    def _check_exact(self, placed: Placed, apart: bool) -> Verdict:
         comparison = Comparison()
-        for sample, expected in zip(self._few, self._expected, strict=True):
-            comparison.add(expected, session.run(sample.feed))
+        for expected, found in zip(self._expected, self._outputs(placed, apart=apart), strict=True):
+            comparison.add(expected, found)
         outputs = comparison.result()
         validation = Validation(len(self._few), self._few.source.value, None, outputs)
         reason = within_exact_tolerance(outputs, self._spans)
         return Verdict(reason is None, reason, validation)
 
-    def _check_lossy(self, data: bytes) -> Verdict:
+    def _check_lossy(self, placed: Placed, apart: bool) -> Verdict:
         judge = self._judge
         samples = self._samples.evaluation
         validation = validate(
-            self._original,
-            data,
+            self._original.placed.data,
+            placed.data,
             samples if judge.budgets.of_quality else samples.take(LOSSY_SAMPLES),
-            metric=judge.metric,
-            held_out=self._samples.held_out,
-            threads=judge.threads,
-            all_readings=False,
-            progress=judge.progress,
+            ValidationSettings(judge.metric, self._samples.held_out, judge.threads, all_readings=False, apart=apart),
+            judge.progress,
         )
         reason = _broken(validation, judge.budgets)
         return Verdict(reason is None, reason, validation)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxslim.errors import OutputError
+from onnxslim.ir.loading import file_facts
 from onnxslim.mobile import emit_ort, operators_of, write_manifest
 from onnxslim.report import Report, check_report_path, write_report
 from onnxslim.report.network import OrtFile
@@ -40,7 +41,8 @@ def write_result(result: OptimizeResult, out: Path, reports: Sequence[Path], *, 
     report = result.report
     if report.output is None:
         return report
-    changes: dict[str, object] = {"path": str(out)}
+    size, digest = file_facts(out)
+    changes: dict[str, object] = {"path": str(out), "bytes": size, "sha256": digest}
     if ort_target is not None:
         files = emit_ort(out, find_target(ort_target), result.feed)
         changes["ort"] = OrtFile(path=str(files.ort), bytes=files.bytes)

@@ -80,7 +80,7 @@ def _is_dynamic(source: Source) -> bool:
 def _unsupported(source: Source) -> dict[str, tuple[str, ...]]:
     """Only onnxruntime's CPU kernels can be asked here: a model that loads runs there as a whole."""
     try:
-        Session(source.model.to_bytes(), SessionConfig())
+        Session(source.placed.data, SessionConfig())
     except RuntimeRefusal as error:
         return {"arm-cpu": (str(error),)}
     return {"arm-cpu": ()}

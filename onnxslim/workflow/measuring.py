@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxslim.errors import ModelError, SampleError
-from onnxslim.measure import Latency, RaceSettings, Validation, compare_latency, layer_sqnr, validate
+from onnxslim.measure import (
+    Latency,
+    RaceSettings,
+    Validation,
+    ValidationSettings,
+    compare_latency,
+    layer_sqnr,
+    validate,
+)
 from onnxslim.pipeline.base import Progress, silent
 from onnxslim.report.network import ModelSummary
 from onnxslim.runtime import Feed, RuntimeRefusal
@@ -47,9 +55,10 @@ def run_validate(
     """
     ours, theirs = open_source(reference), open_source(candidate)
     samples = gather(ours.model, data).evaluation
-    pair = ours.model.to_bytes(), theirs.model.to_bytes()
+    pair = ours.placed.data, theirs.placed.data
+    apart = ours.model.is_large or theirs.model.is_large
     try:
-        validation = validate(*pair, samples, metric=metric, threads=threads, progress=progress)
+        validation = validate(*pair, samples, ValidationSettings(metric, None, threads, apart=apart), progress)
         if layers:
             found = layer_sqnr(*pair, samples, threads=threads, progress=progress)
             validation = replace(validation, layers=found)
@@ -77,7 +86,7 @@ def run_bench(
         raise SampleError("nothing to measure: name at least one model")
     sources = [open_source(model, shapes, batch) for model in models]
     feed = _first_feed(sources[0], data)
-    return compare_latency([source.model.to_bytes() for source in sources], feed, race, progress)
+    return compare_latency([source.placed.data for source in sources], feed, race, progress)
 
 
 def _first_feed(source: Source, data: DataSettings) -> Feed:

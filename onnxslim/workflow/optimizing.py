@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,7 +9,8 @@ from datetime import UTC, datetime
 from onnxslim.budget import Budgets, Observed, Unit, judge_budgets
 from onnxslim.errors import PolicyError, SpecError
 from onnxslim.ir import Model
-from onnxslim.measure import Latency, RaceSettings, Validation, compare_latency, validate
+from onnxslim.ir.saving import Placed
+from onnxslim.measure import Latency, RaceSettings, Validation, ValidationSettings, compare_latency, validate
 from onnxslim.mobile import stamp
 from onnxslim.passes import InsertQdq, PruneFilters
 from onnxslim.pipeline import (
@@ -117,10 +117,10 @@ class _Run:
             input_digest=self.original.sha256,
             plan_digest=plan.digest() if plan.decisions else None,
         )
-        data = model.to_bytes()
-        validation = self._validate(data)
-        latency = self._latency(data)
-        report = self._report(model, data, results, validation, latency)
+        placed = model.placed()
+        validation = self._validate(model, placed)
+        latency = self._latency(model, placed)
+        report = self._report(model, results, validation, latency)
         return OptimizeResult(model, report, plan, self.feed, tuple(self._warnings(results, validation)))
 
     # ---- stages ------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class _Run:
     def _run_passes(self, model: Model) -> tuple[PassResult, ...]:
         settings = self.settings
         judge = Judge(settings.budgets, settings.metric, settings.threads, settings.progress)
-        checker = Checker(self.original.model, self.samples, judge)
+        checker = Checker(self.original, self.samples, judge)
         manager = PassManager(self.passes, checker, lambda candidate: totals(cost_of(candidate, self.feed)))
         context = PassContext(
             samples=self.samples.calibration,
@@ -168,22 +168,22 @@ class _Run:
             raise SpecError("--plan was made for another model (its input digest differs): make a plan for this one")
         return [decision.plan for decision in plan.decisions]
 
-    def _validate(self, data: bytes) -> Validation:
+    def _validate(self, model: Model, placed: Placed) -> Validation:
+        apart = model.is_large or self.original.model.is_large
         return validate(
-            self.original.model.to_bytes(),
-            data,
+            self.original.placed.data,
+            placed.data,
             self.samples.evaluation,
-            metric=self.settings.metric,
-            held_out=self.samples.held_out,
-            threads=self.settings.threads,
-            progress=self.settings.progress,
+            ValidationSettings(self.settings.metric, self.samples.held_out, self.settings.threads, apart=apart),
+            self.settings.progress,
         )
 
-    def _latency(self, data: bytes) -> Latency | None:
+    def _latency(self, model: Model, placed: Placed) -> Latency | None:
         if not self.settings.bench:
             return None
-        race = RaceSettings(seed=self.settings.data.seed)
-        pair = [self.original.model.to_bytes(), data]
+        large = model.is_large or self.original.model.is_large
+        race = RaceSettings(seed=self.settings.data.seed, layers=not large)
+        pair = [self.original.placed.data, placed.data]
         return compare_latency(pair, self.feed, race, self.settings.progress)[0]
 
     # ---- writing it down ---------------------------------------------------------------------------------
@@ -191,15 +191,14 @@ class _Run:
     def _report(
         self,
         model: Model,
-        data: bytes,
         results: Sequence[PassResult],
         validation: Validation,
         latency: Latency | None,
     ) -> Report:
         cost = cost_of(model, self.feed)
-        digest = hashlib.sha256(data).hexdigest()
-        summary = summarize(model, cost, path=None, size=len(data), sha256=digest)
-        observed = self._observed(len(data), cost.macs, validation, latency)
+        size, digest = model.size_and_digest()
+        summary = summarize(model, cost, path=None, size=size, sha256=digest)
+        observed = self._observed(size, cost.macs, validation, latency)
         lines = judge_budgets(self.settings.budgets, observed)
         return Report.model_validate(
             {

@@ -11,8 +11,10 @@ import onnx
 
 from onnxslim.analysis import ModelCost
 from onnxslim.ir import Model
+from onnxslim.ir.loading import file_facts
+from onnxslim.ir.saving import Placed
 from onnxslim.report.network import ModelSummary
-from onnxslim.workflow.summary import file_facts, summarize
+from onnxslim.workflow.summary import summarize
 
 ModelLike = str | Path | bytes | onnx.ModelProto | Model
 
@@ -24,6 +26,8 @@ class Source:
     model: Model
     bytes: int
     sha256: str
+    placed: Placed
+    """What onnxruntime is given for it: the file itself, unless dimensions were fixed."""
 
     def summarize(self, cost: ModelCost) -> ModelSummary:
         """Return the report's summary."""
@@ -39,15 +43,24 @@ def open_source(
         ModelError: the model cannot be used, or a shape does not fit it.
     """
     model = source if isinstance(source, Model) else Model.load(source)
-    if model.path is not None:
-        size, digest = file_facts(model.path)
+    if isinstance(source, (str, Path)):
+        placed = Placed(Path(source))
+        size, digest = file_facts(Path(source))
     else:
-        data = source if isinstance(source, bytes) else model.to_bytes()
-        size, digest = len(data), hashlib.sha256(data).hexdigest()
+        placed = Placed(source) if isinstance(source, bytes) else model.placed()
+        size, digest = _facts(placed)
     if shapes or batch:
         model = model.copy()
         fix_shapes(model, shapes or {}, batch)
-    return Source(model, size, digest)
+        placed = model.placed()
+    return Source(model, size, digest, placed)
+
+
+def _facts(placed: Placed) -> tuple[int, str]:
+    """Return size and digest of a model that came in memory."""
+    if isinstance(placed.data, Path):
+        return file_facts(placed.data)
+    return len(placed.data), hashlib.sha256(placed.data).hexdigest()
 
 
 def fix_shapes(model: Model, shapes: Mapping[str, Sequence[int]], batch: int | None) -> None:

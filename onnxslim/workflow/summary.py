@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from pathlib import Path
@@ -11,7 +10,6 @@ import onnx
 
 from onnxslim.analysis import ModelCost, concrete_shapes, model_cost
 from onnxslim.ir import Model
-from onnxslim.ir.loading import locations
 from onnxslim.pipeline import Costs
 from onnxslim.report.network import LayerSummary, ModelSummary
 from onnxslim.report.schema import Environment, Tool
@@ -52,17 +50,6 @@ def summarize(model: Model, cost: ModelCost, *, path: Path | None, size: int, sh
             for layer in cost.layers
         ),
     )
-
-
-def file_facts(path: Path) -> tuple[int, str]:
-    """Return the bytes of a model's files, external data included, and the SHA-256 of the model file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    size = path.stat().st_size
-    size += sum((path.parent / name).stat().st_size for name in locations(path))
-    return size, digest.hexdigest()
 
 
 def tool() -> Tool:

@@ -20,6 +20,7 @@ from onnxslim.measure import (
     MetricTracker,
     OutputNumerics,
     RaceSettings,
+    ValidationSettings,
     compare_latency,
     drop_interval,
     layer_sqnr,
@@ -159,11 +160,11 @@ def planted(scale: float) -> bytes:
 def test_a_wrong_weight_is_noticed() -> None:
     original, samples = planted(1.0), Samples.from_path(DATA).take(40)
     samples = samples.for_inputs([_spec()])
-    same = validate(original, original, samples, threads=2)
+    same = validate(original, original, samples, ValidationSettings(threads=2))
     assert (same.sqnr_db, same.arm, same.kernels) == (200.0, None, None)
     assert same.metric is not None
     assert same.metric.drop == 0
-    wrong = validate(original, planted(-1.0), samples, threads=2)
+    wrong = validate(original, planted(-1.0), samples, ValidationSettings(threads=2))
     assert wrong.sqnr_db is not None
     assert wrong.sqnr_db < 10
     assert wrong.metric is not None
