@@ -94,4 +94,4 @@ def graph_nodes(graph: Graph) -> Iterator[tuple[Graph, Node]]:
         current = stack.pop()
         for node in current.nodes:
             yield current, node
-            stack.extend(node.subgraphs())
+            stack.extend(value for value in node.attrs.values() if isinstance(value, Graph))

@@ -19,6 +19,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxslim.errors import ModelError, OutputError, one_line
 from onnxslim.ir import external, fidelity, loading, saving, skeletons, weights
+from onnxslim.ir.garbage import collection_paused
 from onnxslim.ir.lookup import Dim, constant_bytes, graph_nodes, numpy_dtype
 from onnxslim.ir.saving import Placed
 from onnxslim.ir.weights import Files
@@ -55,6 +56,7 @@ class Model:
     # ---- in ----------------------------------------------------------------------------------------------
 
     @classmethod
+    @collection_paused()
     def load(cls, source: str | Path | bytes | onnx.ModelProto) -> Model:
         """Read a model from a path, serialized bytes or a ModelProto (which is copied).
 
@@ -109,6 +111,7 @@ class Model:
             external.fill_all(proto, self._files)
         return proto
 
+    @collection_paused()
     def _export(self) -> onnx.ModelProto:
         """Return the model as a new ModelProto, in which tensors whose data is in files are marked."""
         exported = OnnxExporter.export_graph(self.graph, do_type_check=False)
@@ -121,6 +124,7 @@ class Model:
             proto.opset_import.add(domain=domain, version=1)
         return proto
 
+    @collection_paused()
     def skeleton(self, largest: int = 1024) -> onnx.ModelProto:
         """Return the model without its weights, for shape inference.
 
@@ -310,6 +314,7 @@ class Model:
             raise ModelError(f"the model cannot be converted to opset {opset}: {one_line(error)}") from None
         return Model._import(proto, "the converted model", self.path, {})
 
+    @collection_paused()
     def copy(self) -> Model:
         """Return an independent copy. Weights are shared: replace constants, never write into them."""
         shell = onnx.ModelProto()

@@ -17,6 +17,7 @@ from typing import Any
 
 from onnxslim.errors import PassError, SpecError, UserError, one_line
 from onnxslim.ir import Mismatch, Model, Rewriter
+from onnxslim.ir.garbage import collection_paused
 from onnxslim.pipeline.base import NO_COSTS, Costs, Effect, Pass, PassContext, PlannedPass
 from onnxslim.pipeline.spec import format_pass
 
@@ -180,6 +181,7 @@ def exact_fixed_point(model: Model, passes: Sequence[Pass], context: PassContext
     return sum(tally.edits for tally in tallies)
 
 
+@collection_paused()
 def _to_fixed_point(
     model: Model, context: PassContext, tallies: Sequence[_Tally], costs: Callable[[Model], Costs] | None
 ) -> str | None:

@@ -1,4 +1,4 @@
-"""Benchmarks, one command each: ``python tools/bench exact MODEL_OR_FOLDER...``.
+"""Benchmarks, one command each: ``python tools/bench exact MODEL_OR_FOLDER...``, ``... growth``.
 
 Every comparison runs in one go, interleaved, so that a busy machine slows all sides alike. Peers live in a virtual
 environment of the bench's own, made on first use; nothing of theirs is imported beside ours.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import exact
+import growth
 import peers
 
 
@@ -25,7 +26,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     one.add_argument("models", nargs="+", type=Path, help="ONNX files, or folders of them")
     one.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
     one.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
+    two = commands.add_parser("growth", help="seconds against nodes: ours, onnxsim's, onnxruntime's basic level")
+    two.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000], help="numbers of nodes")
+    two.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
+    two.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
     args = parser.parse_args(argv)
+    if args.command == "growth":
+        return growth.run(args.sizes, args.rounds, peers.ensure(args.peers))
     return exact.run(_files(args.models), args.rounds, peers.ensure(args.peers))
 
 
