@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.ranges import observe_ranges
 from onnxslim.ir import (
     Constant,
@@ -79,6 +80,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
 
     def plan(self, model: Model, context: PassContext) -> QdqPlan:
         """Choose nodes, and observe the ranges of their tensors on the samples."""
+        infer_shapes(model)
         selection = select(model, self.only, self.exclude)
         names = list(dict.fromkeys(tensor.name for tensor in selection.tensors()))
         if not names:

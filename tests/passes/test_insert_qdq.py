@@ -155,6 +155,15 @@ def test_a_plan_replays_without_samples_to_the_same_bytes() -> None:
     assert replayed.to_bytes() == integer.to_bytes()
 
 
+def test_types_that_the_file_does_not_declare_are_inferred() -> None:
+    proto = GALLERY["vgg"](Builder()).proto()
+    del proto.graph.value_info[:]
+    model = Model.load(proto)
+    plan = InsertQdq().plan(model, PassContext(samples=samples_of(model), threads=1))
+    assert len(plan.nodes) == 7
+    assert plan.refused == ()
+
+
 def test_without_samples_it_says_so() -> None:
     with pytest.raises(SpecError, match="--data"):
         InsertQdq().plan(GALLERY["vgg"](Builder()), PassContext())

@@ -86,7 +86,7 @@ def pad(g: Graph) -> None:
         mode = "constant"
     value = g.choose(0.0, 0.0, 1.5)
     if g.opset < 11:
-        y = g.op("Pad", x, pads=amounts.tolist(), mode=mode, value=value)
+        y = g.op("Pad", x, pads=amounts.tolist(), mode=mode, value=value if mode == "constant" else None)
     else:
         extra = [g.constant(value)] if value or g.chance(0.3) else []
         y = g.op(
