@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from onnxslim.errors import ModelError, one_line
 from onnxslim.ir import external, weights
+from onnxslim.ir.guards import check_structure
 from onnxslim.ir.weights import SMALL_TENSOR, DataFile, Files, is_marked, place
 from onnxslim.ir.wire import without_weights
 
@@ -108,13 +109,14 @@ def check(model: onnx.ModelProto, where: str) -> None:
     """Check that ``model`` is valid ONNX of a version this tool understands.
 
     Raises:
-        ModelError: with the checker's first line.
+        ModelError: with the guards' fault or the checker's first line.
     """
     if model.ir_version < OLDEST_IR_VERSION:
         raise ModelError(f"{where}: IR version {model.ir_version} is older than {OLDEST_IR_VERSION}: export it again")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if 0 < opset < OLDEST_OPSET:
         raise ModelError(f"{where}: opset {opset} is older than {OLDEST_OPSET}: convert it with onnx.version_converter")
+    check_structure(model, where)
     if model.ByteSize() > PROTOBUF_LIMIT:
         return  # given in memory; the checker reads serialized bytes, and onnxruntime checks it when it loads it
     try:

@@ -1,0 +1,173 @@
+"""Operators that do an unbounded amount of work, known from constants, inside libraries that do not look first."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnxslim.ir.guards_tensors import Fault
+
+MOST_TRIPS = 1_000_000
+"""Times that a body may run in loops that only count: seconds in onnxruntime."""
+
+MOST_VALUES = 2**20
+"""Elements that shape inference may compute one by one: it follows values through Range and Concat."""
+
+LONGEST_EQUATION = 1000
+
+_TERM = re.compile(r"[A-Za-z ]*(\.\.\.)?[A-Za-z ]*")
+
+
+@dataclass
+class Growth:
+    """What is known of constants: how many elements, and the values of scalars."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    scalars: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    stored: int = 0
+    """Elements of all constants that the file itself holds."""
+
+    def store(self, tensor: onnx.TensorProto, name: str) -> None:
+        """Note a constant of the file."""
+        count = math.prod(tensor.dims)
+        self.stored += count
+        self.counts[name] = count
+        if count == 1 and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            self.scalars[name] = tensor
+
+    def scalar(self, name: str) -> float | None:
+        """Return the value of a constant of one element, None where that is not known."""
+        tensor = self.scalars.get(name)
+        if tensor is None or tensor.data_type == onnx.TensorProto.STRING:
+            return None
+        value = np.asarray(onnx.numpy_helper.to_array(tensor)).reshape(-1)[0]
+        return float(value) if value.dtype.kind == "f" else int(value) if value.dtype.kind in "iub" else None
+
+
+def _check_constant(node: onnx.NodeProto, growth: Growth) -> None:
+    for attribute in node.attribute:
+        if attribute.name == "value" and attribute.type == onnx.AttributeProto.TENSOR and node.output:
+            growth.store(attribute.t, node.output[0])
+        elif attribute.name == "value_int" and node.output:
+            growth.store(onnx.TensorProto(data_type=onnx.TensorProto.INT64, int64_data=[attribute.i]), node.output[0])
+
+
+def _check_einsum(node: onnx.NodeProto, growth: Growth) -> None:
+    """Two ellipses in a term, or single dots, make shape inference loop for ever."""
+    equation = next((a.s for a in node.attribute if a.name == "equation"), b"").decode("ascii", "replace")
+    terms = equation.replace("->", ",", 1).split(",")
+    if len(equation) > LONGEST_EQUATION or not all(_TERM.fullmatch(term) for term in terms):
+        raise Fault(f"its equation {equation[:40]!r} is malformed")
+
+
+def _check_range(node: onnx.NodeProto, growth: Growth) -> None:
+    """Shape inference computes a constant Range, element by element."""
+    found = [growth.scalar(name) for name in node.input]
+    if len(found) != 3 or not node.output:
+        return
+    start, limit, delta = found
+    if start is None or limit is None or delta is None:
+        return
+    if delta == 0 or not all(map(math.isfinite, (start, limit, delta))):
+        raise Fault(f"it counts from {start} to {limit} in steps of {delta}")
+    count = max(0, math.ceil((limit - start) / delta))
+    if count > MOST_VALUES and count > growth.stored:
+        raise Fault(f"it makes {count} numbers of constants, more than {MOST_VALUES}")
+    growth.counts[node.output[0]] = count
+
+
+def _check_concat(node: onnx.NodeProto, growth: Growth) -> None:
+    """Forty times the double of a constant is a million million of it."""
+    counts = [growth.counts.get(name) for name in node.input]
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts) or not node.output:
+        return
+    count = sum(known)
+    if count > max(MOST_VALUES, 2 * growth.stored):
+        raise Fault(f"it repeats constants to {count} elements, more than {MOST_VALUES}")
+    growth.counts[node.output[0]] = count
+
+
+def _pass_on(node: onnx.NodeProto, growth: Growth) -> None:
+    """Elementwise and reshaping operators: as many elements as the largest input."""
+    counts = [growth.counts[name] for name in node.input if name in growth.counts]
+    if counts and node.output:
+        growth.counts[node.output[0]] = max(counts)
+
+
+def _check_shape(node: onnx.NodeProto, growth: Growth) -> None:
+    if node.output:
+        growth.counts[node.output[0]] = 64
+
+
+CHECKS: dict[str, Callable[[onnx.NodeProto, Growth], None]] = {
+    "Concat": _check_concat,
+    "Constant": _check_constant,
+    "Einsum": _check_einsum,
+    "Range": _check_range,
+    "Shape": _check_shape,
+    "Size": _check_shape,
+    **dict.fromkeys(
+        (
+            "Abs",
+            "Add",
+            "Cast",
+            "Ceil",
+            "Div",
+            "Flatten",
+            "Floor",
+            "Gather",
+            "Identity",
+            "Mul",
+            "Neg",
+            "Relu",
+            "Reshape",
+        ),
+        _pass_on,
+    ),
+    **dict.fromkeys(("Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"), _pass_on),
+}
+"""By operator of the standard domain: refuses a node that would compute without end, or much from nothing."""
+
+
+def loop_trips(node: onnx.NodeProto, growth: Growth) -> int:
+    """Return how often the bodies of ``node`` run at least, where constants alone say so; otherwise 1.
+
+    Raises:
+        Fault: a Loop that only counts, and counts to more than :data:`MOST_TRIPS`.
+    """
+    if node.op_type != "Loop" or node.domain not in ("", "ai.onnx") or not node.input:
+        return 1
+    trips = growth.scalar(node.input[0]) if node.input[0] else math.inf
+    body = next((a.g for a in node.attribute if a.name == "body"), None)
+    starts = len(node.input) < 2 or not node.input[1] or bool(growth.scalar(node.input[1]))
+    if trips is None or body is None or not starts or not _goes_on(body):
+        return 1
+    if trips > MOST_TRIPS:
+        raise Fault(f"it runs its body {trips:.0f} times, more than {MOST_TRIPS}")
+    return max(1, int(trips))
+
+
+def _goes_on(body: onnx.GraphProto) -> bool:
+    """Whether a Loop's body hands on the condition it was given, or true."""
+    if len(body.input) < 2 or not body.output:
+        return False
+    name, given = body.output[0].name, body.input[1].name
+    makers = {output: node for node in body.node if node.op_type in ("Identity", "Constant") for output in node.output}
+    for _ in range(len(makers) + 1):
+        if name == given:
+            return True
+        node = makers.get(name)
+        if node is None:
+            held = {tensor.name: tensor for tensor in body.initializer}
+            return name in held and bool(np.asarray(onnx.numpy_helper.to_array(held[name])).all())
+        if node.op_type == "Constant":
+            value = next((a.t for a in node.attribute if a.name == "value"), None)
+            return value is not None and bool(np.asarray(onnx.numpy_helper.to_array(value)).all())
+        name = node.input[0] if node.input else ""
+    return False
