@@ -12,7 +12,8 @@ Left alone:
 1. random operators, a Dropout that trains, operators outside the standard, nodes with subgraphs;
 2. QuantizeLinear and DequantizeLinear of constants: they are the integer form of a weight, not a calculation to save;
 3. results larger than their share of what they replace;
-4. operators that can create large tensors from small ones, while their result's shape is unknown;
+4. results of unknown shape that might have more than :data:`MOST_ELEMENTS` elements: nothing is evaluated before its
+   size has a bound, and bounds add up along a chain;
 5. results that onnxruntime does not compute, that numpy has no type for, and strings.
 """
 
@@ -47,10 +48,27 @@ FREE_BYTES = 1024
 """Up to this size a result may be larger than the constants it replaces."""
 
 _INTEGER_FORM = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
-_GROWING = {
-    "CenterCropPad", "ConstantOfShape", "Expand", "EyeLike", "Gather", "GatherND", "Gemm", "MatMul", "OneHot", "Pad",
-    "Range", "Resize", "Tile", "Upsample",
+MOST_ELEMENTS = 2**20
+"""Where a result's shape is unknown: the elements it may have at most, by the bound of its operator."""
+
+_KEEPING = {
+    "Abs", "Acos", "ArgMax", "ArgMin", "Asin", "Atan", "BitwiseNot", "Cast", "CastLike", "Ceil", "Clip", "Compress",
+    "Cos", "CumSum", "Erf", "Exp", "Flatten", "Floor", "GatherElements", "Hardmax", "HardSigmoid", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Log", "LogSoftmax", "Neg", "Not", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "ReverseSequence",
+    "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Sin", "Size", "Slice", "Softmax", "Split",
+    "Sqrt", "Squeeze", "Tan", "Tanh", "Transpose", "Trilu", "Unique", "Unsqueeze",
 }  # fmt: skip
+"""Operators whose results have no more elements than their largest input; Shape and Size have a few."""
+
+_MULTIPLYING = {
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Gather", "GatherND", "Gemm",
+    "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu",
+    "Pow", "Sub", "Sum", "Where", "Xor",
+}  # fmt: skip
+"""Operators whose results have no more elements than the product of their inputs': broadcasting does that."""
+
+_MOST_DIMS = 64
 
 Shares = dict[int, float]
 """By a tensor that can be folded: the bytes of constants that go when one of its readers is folded too."""
@@ -93,11 +111,12 @@ def _constant_value(node: Node) -> npt.NDArray[Any] | Constant | None:
 def _fold_graph(graph: Graph, rewriter: Rewriter) -> None:
     shares: Shares = {}
     budgets: dict[int, float] = {}
+    elements: dict[int, int] = {}
     for node in graph.nodes:
         if not rewriter.alive(node) or not _is_foldable(node, shares):
             continue
         budget = sum(_share(tensor, shares) for tensor in node.inputs)
-        if _fits(node, budget):
+        if _fits(node, budget, elements):
             budgets.update((id(tensor), max(FREE_BYTES, budget)) for tensor in node.outputs)
             part = budget / len(node.outputs)
             shares.update((id(tensor), part / max(1, len(tensor.outputs))) for tensor in node.outputs)
@@ -119,13 +138,40 @@ def _share(tensor: Tensor, shares: Shares) -> float:
     return shares.get(id(tensor), 0.0)
 
 
-def _fits(node: Node, budget: float) -> bool:
-    """Whether folding ``node`` in place of ``budget`` bytes of constants cannot make the file grow."""
-    sizes = [_size(tensor) for tensor in node.outputs if tensor.name]
+def _fits(node: Node, budget: float, elements: dict[int, int]) -> bool:
+    """Whether folding ``node`` in place of ``budget`` bytes of constants cannot make the file grow.
+
+    Where a shape is unknown, :func:`_compute` finds out; ``elements`` then bounds what may be computed.
+    """
+    outputs = [tensor for tensor in node.outputs if tensor.name]
+    sizes = [_size(tensor) for tensor in outputs]
     known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
-        return node.op not in _GROWING
-    return sum(known) <= max(FREE_BYTES, budget)
+    if len(known) == len(sizes):
+        return sum(known) <= max(FREE_BYTES, budget)
+    counts = [_elements(tensor, elements) for tensor in node.inputs if tensor.name]
+    bound = _bound(node, counts)
+    if bound is None or bound > max(MOST_ELEMENTS, *counts):
+        return False
+    elements.update((id(tensor), bound) for tensor in outputs)
+    return True
+
+
+def _bound(node: Node, counts: Sequence[int]) -> int | None:
+    """Return how many elements each result has at most, None where that can be anything."""
+    if node.op in _KEEPING:
+        return max(_MOST_DIMS, *counts)
+    if node.op == "Concat":
+        return sum(counts)
+    if node.op in _MULTIPLYING:
+        return math.prod(counts)
+    return max(counts) * _MOST_DIMS if node.op == "NonZero" else None
+
+
+def _elements(tensor: Tensor, elements: dict[int, int]) -> int:
+    """Return how many elements ``tensor``, which is constant or will be folded, has at most."""
+    if id(tensor) in elements:
+        return elements[id(tensor)]
+    return math.prod(dim if isinstance(dim, int) else MOST_ELEMENTS for dim in dims_of(tensor) or (MOST_ELEMENTS,))
 
 
 def _is_foldable(node: Node, shares: Shares) -> bool:
