@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,10 +165,10 @@ class Model:
         if not self.is_large:
             saving.write_bytes(target, self.to_bytes())
             return
-        apart = self.weight_bytes() > saving.EXTERNAL_ABOVE
+        apart = self._is_split()
         if apart and self.path is not None and target.resolve().parent == self.path.resolve().parent:
             self._refuse_data_collision(target)
-        self._write_large(target, apart=apart)
+        saving.write_large(target, *self._marked(), apart=apart)
 
     def placed(self, outputs: Sequence[str] = ()) -> Placed:
         """Return the model as onnxruntime can load it: bytes, or if it is large, a temporary file.
@@ -179,21 +178,26 @@ class Model:
         """
         if self.is_large:
             path, placed = Placed.in_folder("model.onnx")
-            self._write_large(path, apart=True, outputs=outputs)
+            proto, files = self._marked()
+            saving.add_outputs(proto, outputs)
+            saving.write_large(path, proto, files, apart=True)
             return placed
         proto = self.proto()
         saving.add_outputs(proto, outputs)
         return Placed(_serialize(proto))
 
-    def _write_large(self, path: Path, *, apart: bool, outputs: Sequence[str] = ()) -> None:
-        """Write a large model, one tensor at a time."""
+    def _is_split(self) -> bool:
+        """Whether weights go to a file beside the model: protobuf ends at 2 GiB."""
+        return self.weight_bytes() > saving.EXTERNAL_ABOVE
+
+    def _marked(self) -> tuple[onnx.ModelProto, Files]:
+        """Return a large model with its larger initializers marked, and where their data is."""
         memory = weights.Memory()
         with memory.holding(self._constants()):
             proto = self._export()
         files = {**self._files, memory.LOCATION: memory}
-        saving.add_outputs(proto, outputs)
         external.fill_inner(proto, files)
-        saving.write_large(path, proto, files, apart=apart)
+        return proto, files
 
     def _refuse_data_collision(self, target: Path) -> None:
         assert self.path is not None  # noqa: S101  (the caller's condition)
@@ -338,10 +342,8 @@ class Model:
         if not self.is_large:
             data = self.to_bytes()
             return len(data), hashlib.sha256(data).hexdigest()
-        with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
-            path = Path(folder) / "model.onnx"
-            self.save(path)
-            return loading.file_facts(path)
+        proto, files = self._marked()
+        return saving.size_and_digest(proto, files, apart=self._is_split())
 
     def digest(self) -> str:
         """Return the SHA-256 of the serialized model, in hexadecimal."""

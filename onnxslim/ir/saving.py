@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 import onnx
 
@@ -16,12 +17,17 @@ from onnxslim.errors import OutputError
 from onnxslim.ir import wire
 from onnxslim.ir.loading import PROTOBUF_LIMIT
 from onnxslim.ir.weights import SMALL_TENSOR, Files, data_of, is_marked, mark
+from onnxslim.ir.wire import Sink
 
 EXTERNAL_ABOVE = PROTOBUF_LIMIT - 64 * 2**20
 """Models larger than this many bytes get their weights in ``NAME.data``: protobuf ends at 2 GiB."""
 
 ALIGNMENT = 4096
 """Where external data of a tensor begins: at a page, so that it can be mapped."""
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
 
 
 class Placed:
@@ -98,7 +104,39 @@ def write_large(path: Path, model: onnx.ModelProto, files: Files, *, apart: bool
         raise _unwritable(path, error) from None
 
 
-def _move_data(model: onnx.ModelProto, files: Files, data: BinaryIO, location: str) -> None:
+class _Tally:
+    """Takes what would be written: counts it, and digests it if that is wanted."""
+
+    def __init__(self, digest: _Digest | None = None) -> None:
+        self.size = 0
+        self._digest = digest
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.size += len(data)
+        if self._digest is not None:
+            self._digest.update(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def size_and_digest(model: onnx.ModelProto, files: Files, *, apart: bool) -> tuple[int, str]:
+    """Return what :func:`write_large` would write, without writing: all bytes, and the SHA-256 of the model file.
+
+    ``apart``, the digest is that of a file called ``model.onnx``, since the file names the one beside it.
+    """
+    digest = hashlib.sha256()
+    tally = _Tally(None if apart else digest)
+    if apart:
+        _move_data(model, files, tally, "model.onnx.data")
+        data = model.SerializeToString(deterministic=True)
+        digest.update(data)
+        return tally.size + len(data), digest.hexdigest()
+    wire.write_whole(tally, model, lambda tensor: data_of(tensor, files))
+    return tally.size, digest.hexdigest()
+
+
+def _move_data(model: onnx.ModelProto, files: Files, data: Sink, location: str) -> None:
     """Write the data of larger initializers to ``data``, each at a page of its own, and mark them."""
     for tensor in model.graph.initializer:
         if is_marked(tensor) or len(tensor.raw_data) > SMALL_TENSOR:

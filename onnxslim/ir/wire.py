@@ -8,7 +8,7 @@ payload; a payload of wire type 2 begins with its length. Only messages that may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import Protocol
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -113,7 +113,17 @@ def _tag(number: int) -> bytes:
     return _varint(number << 3 | _LENGTH_DELIMITED)
 
 
-def write_whole(file: BinaryIO, model: onnx.ModelProto, data_of: Callable[[onnx.TensorProto], Bytes]) -> None:
+class Sink(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Take ``data``."""
+
+    def tell(self) -> int:
+        """Return how many bytes were taken."""
+
+
+def write_whole(file: Sink, model: onnx.ModelProto, data_of: Callable[[onnx.TensorProto], Bytes]) -> None:
     """Write ``model`` into one file, the data of marked initializers of the main graph from ``data_of``.
 
     Field order differs from protobuf's (the graph comes last), which every reader accepts.
