@@ -36,6 +36,8 @@ from onnxslim.ir import (
     Tensor,
     anchor_of,
     array_of,
+    graph_nodes,
+    is_standard,
     producer,
 )
 from onnxslim.passes._qdq_choice import (
@@ -53,6 +55,9 @@ from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
 OPSET = 13
 """The first in which DequantizeLinear takes one scale per channel."""
+
+EXPLICIT_RESIZE = 11
+"""The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
 
 
 class QdqPlan(Plan):
@@ -80,6 +85,9 @@ class InsertQdq(PlannedPass[QdqPlan]):
 
     def plan(self, model: Model, context: PassContext) -> QdqPlan:
         """Choose nodes, and observe the ranges of their tensors on the samples."""
+        if model.opset < OPSET:  # the converter renames tensors, so what it makes is what is decided about
+            model = model.copy()
+            _upgrade(Rewriter(model))
         infer_shapes(model)
         selection = select(model, self.only, self.exclude)
         names = list(dict.fromkeys(tensor.name for tensor in selection.tensors()))
@@ -102,10 +110,26 @@ class InsertQdq(PlannedPass[QdqPlan]):
         if not plan.nodes:
             return
         if rewriter.model.opset < OPSET:
-            rewriter.upgrade(OPSET)
+            _upgrade(rewriter)
         chosen = set(plan.nodes)
         nodes = [node for node in rewriter.model.graph.nodes if anchor_of(node) in chosen]
         _Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel).run()
+
+
+def _upgrade(rewriter: Rewriter) -> None:
+    """Convert to ``OPSET``; onnx's converter forgets how Resize and Upsample placed samples before opset 11.
+
+    Raises:
+        PassError: the converter refuses.
+    """
+    old = rewriter.model.opset
+    rewriter.upgrade(OPSET)
+    if old >= EXPLICIT_RESIZE:
+        return
+    for _, node in graph_nodes(rewriter.model.graph):
+        if is_standard(node, "Resize"):
+            rewriter.set_attr(node, "coordinate_transformation_mode", "asymmetric")
+            rewriter.set_attr(node, "nearest_mode", "floor")
 
 
 # ---- doing -------------------------------------------------------------------------------------------------------
