@@ -121,26 +121,32 @@ def shared_constants(graph: Graph) -> set[str]:
     return {tensor.name for tensor in inner if id(tensor) in own}
 
 
-def put_back(graph: onnx.GraphProto, notes: Notes, shared: Set[str]) -> None:
+def put_back(graph: onnx.GraphProto, notes: Notes, shared: Set[str], *, nested: bool) -> None:
     """Put everything noted back into an exported ``graph``, where what it belonged to still exists.
 
-    ``shared`` names constants that the main graph and its subgraphs both read: they are stored once.
+    Args:
+        shared: names of constants that the main graph and its subgraphs both read: they are stored once.
+        nested: whether any node holds a subgraph; without one, most of the work falls away.
     """
-    for current in _graphs(graph):
-        for node in current.node:
+    for current in _graphs(graph) if nested else (graph,):
+        for node in current.node if notes.nodes else ():
             key = _key(node)
             if key in notes.nodes:
                 node.MergeFrom(notes.nodes[key])
         for value in (*current.input, *current.output, *current.value_info):
             _restore_type(value, notes.values.get(value.name))
-        declared = [value for value in current.value_info if value.name in notes.values]
-        del current.value_info[:]  # what inference found for us, it finds again: the file need not carry it
-        current.value_info.extend(declared)
-    _hoist_captured_weights(graph, notes.outer_weights | shared)
+        if current is not graph:
+            declared = [value for value in current.value_info if value.name in notes.values]
+            del current.value_info[:]  # what inference found for us, it finds again: the file need not carry it
+            current.value_info.extend(declared)
+    if nested:
+        _hoist_captured_weights(graph, notes.outer_weights | shared)
     _restore_inputs(graph, notes)
-    names = {name for node in graph.node for name in (*node.input, *node.output)}
     graph.metadata_props.extend(notes.shell.metadata_props)
-    graph.quantization_annotation.extend(a for a in notes.shell.quantization_annotation if a.tensor_name in names)
+    if notes.shell.quantization_annotation:
+        names = {name for node in graph.node for name in (*node.input, *node.output)}
+        kept = (note for note in notes.shell.quantization_annotation if note.tensor_name in names)
+        graph.quantization_annotation.extend(kept)
 
 
 def _restore_type(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto | None) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
-from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable, import_onnx
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxslim.errors import ModelError, OutputError, one_line
-from onnxslim.ir import external, fidelity, loading, saving, skeletons, weights
+from onnxslim.ir import exporting, external, fidelity, importing, loading, saving, skeletons, weights
 from onnxslim.ir.garbage import collection_paused
 from onnxslim.ir.lookup import Dim, constant_bytes, graph_nodes, numpy_dtype
 from onnxslim.ir.saving import Placed
@@ -93,12 +92,13 @@ class Model:
         del proto.functions[:]  # kept whole in the shell; to a pass a call is an unknown operator
         notes = fidelity.take_notes(proto)
         try:
-            graph = import_onnx(proto)
+            graph = importing.import_graph(proto)
         except (OnnxGraphSurgeonException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{where} holds something onnx-graphsurgeon cannot import ({one_line(error)}): simplify that part"
             ) from error
-        weights.attach((node for _, node in graph_nodes(graph)), files)
+        if files:
+            weights.attach((node for _, node in graph_nodes(graph)), files)
         return cls(graph, shell, notes, path, files)
 
     # ---- out ---------------------------------------------------------------------------------------------
@@ -113,13 +113,13 @@ class Model:
     @collection_paused()
     def _export(self) -> onnx.ModelProto:
         """Return the model as a new ModelProto, in which tensors whose data is in files are marked."""
-        exported = OnnxExporter.export_graph(self.graph, do_type_check=False)
-        fidelity.put_back(exported, self._notes, fidelity.shared_constants(self.graph))
         proto = onnx.ModelProto()
         proto.CopyFrom(self._shell)
-        proto.graph.CopyFrom(exported)
+        exporting.write_graph(self.graph, proto.graph, self._notes.values)
+        shared = fidelity.shared_constants(self.graph) if self.nested else set()
+        fidelity.put_back(proto.graph, self._notes, shared, nested=self.nested)
         declared = {entry.domain for entry in proto.opset_import}
-        for domain in sorted({node.domain for node in exported.node} - declared - {"ai.onnx"}):
+        for domain in sorted({node.domain for node in proto.graph.node} - declared - {"ai.onnx"}):
             proto.opset_import.add(domain=domain, version=1)
         return proto
 

@@ -8,24 +8,26 @@ import onnx
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from onnxslim.ir.exporting import declaration, write_node
 from onnxslim.ir.lookup import constant_bytes, is_standard
 
 
 def fill(into: onnx.GraphProto, graph: Graph, largest: int) -> None:
     """Write ``graph`` into the empty proto ``into``, constants above ``largest`` bytes as typed inputs."""
     into.name = graph.name or "graph"
-    into.input.extend(_declare(tensor) for tensor in graph.inputs)
+    into.input.extend(declaration(tensor) for tensor in graph.inputs)
     into.output.extend(onnx.ValueInfoProto(name=tensor.name) for tensor in graph.outputs)
     seen: set[str] = set()
     for node in graph.nodes:
-        into.node.append(OnnxExporter.export_node(node))
-        _forget_inner(into.node[-1])
-        for tensor in (*node.inputs, *(t for inner in node.subgraphs(recursive=True) for t in _read(inner))):
+        written = into.node.add()
+        write_node(node, written)
+        _forget_inner(written)
+        for tensor in (*node.inputs, *_read_inside(node)):
             if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)
                 _add_constant(into, tensor, largest)
         if not is_standard(node):
-            into.value_info.extend(_declare(t) for t in node.outputs if t.dtype is not None and _is_tensor(t))
+            into.value_info.extend(declaration(t) for t in node.outputs if t.dtype is not None and _is_tensor(t))
 
 
 def _forget_inner(node: onnx.NodeProto) -> None:
@@ -39,8 +41,11 @@ def _forget_inner(node: onnx.NodeProto) -> None:
             _forget_inner(inner)
 
 
-def _read(graph: Graph) -> list[Tensor]:
-    return [tensor for node in graph.nodes for tensor in node.inputs]
+def _read_inside(node: Node) -> list[Tensor]:
+    """Return what the nodes of the subgraphs of ``node`` read."""
+    if not any(isinstance(value, Graph) for value in node.attrs.values()):
+        return []
+    return [tensor for graph in node.subgraphs(recursive=True) for inner in graph.nodes for tensor in inner.inputs]
 
 
 def _is_tensor(tensor: Tensor) -> bool:
@@ -49,13 +54,9 @@ def _is_tensor(tensor: Tensor) -> bool:
 
 def _add_constant(into: onnx.GraphProto, tensor: Constant, largest: int) -> None:
     if constant_bytes(tensor) > largest:
-        into.input.append(_declare(tensor))
+        into.input.append(declaration(tensor))
     else:
         into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
-
-
-def _declare(tensor: Tensor) -> onnx.ValueInfoProto:
-    return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
 
 
 def fill_nodes(into: onnx.GraphProto, nodes: Sequence[Node], outputs: Sequence[str]) -> None:
@@ -63,7 +64,7 @@ def fill_nodes(into: onnx.GraphProto, nodes: Sequence[Node], outputs: Sequence[s
     into.name = "extract"
     seen: set[str] = set()
     for node in nodes:
-        into.node.append(OnnxExporter.export_node(node))
+        write_node(node, into.node.add())
         for tensor in node.inputs:
             if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)

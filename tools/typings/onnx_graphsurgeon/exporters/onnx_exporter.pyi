@@ -1,12 +1,14 @@
+from typing import Any
+
 import onnx
 
-from onnx_graphsurgeon import Constant, Graph, Node, Tensor
+from onnx_graphsurgeon import Constant, Tensor
 
 class OnnxExporter:
     @staticmethod
-    def export_graph(graph: Graph, do_type_check: bool = ...) -> onnx.GraphProto: ...
+    def export_attributes(attrs: dict[str, Any]) -> list[onnx.AttributeProto]: ...
     @staticmethod
-    def export_node(node: Node) -> onnx.NodeProto: ...
+    def export_sparse_tensor_proto(tensor: Constant) -> onnx.SparseTensorProto: ...
     @staticmethod
     def export_tensor_proto(tensor: Constant) -> onnx.TensorProto: ...
     @staticmethod

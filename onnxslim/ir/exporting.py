@@ -1,0 +1,59 @@
+"""From a GraphSurgeon graph to a GraphProto, written in place: nothing is built twice, nothing inferred is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import onnx
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+
+def write_graph(graph: Graph, into: onnx.GraphProto, declared: Container[str]) -> None:
+    """Write ``graph`` into the empty proto ``into``; inner values are declared only if their names are ``declared``."""
+    if graph.name is not None:
+        into.name = graph.name
+    if graph.doc_string:
+        into.doc_string = graph.doc_string
+    into.input.extend(declaration(tensor) for tensor in graph.inputs)
+    into.output.extend(declaration(tensor) for tensor in graph.outputs)
+    seen = {tensor.name for tensor in (*graph.inputs, *graph.outputs) if isinstance(tensor, Variable)}
+    for node in graph.nodes:
+        write_node(node, into.node.add())
+        for tensor in (*node.inputs, *node.outputs):
+            if tensor.name not in seen:
+                seen.add(tensor.name)
+                _write_tensor(tensor, into, declared)
+    for tensor in graph.outputs:
+        if isinstance(tensor, Constant) and tensor.name not in seen:
+            seen.add(tensor.name)
+            _write_tensor(tensor, into, declared)
+
+
+def _write_tensor(tensor: Tensor, into: onnx.GraphProto, declared: Container[str]) -> None:
+    if isinstance(tensor, Constant):
+        if isinstance(tensor._values, SparseValues):
+            into.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
+        else:
+            into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+    elif tensor.name in declared and (tensor.dtype is not None or tensor.shape is not None):
+        into.value_info.append(declaration(tensor))
+
+
+def write_node(node: Node, into: onnx.NodeProto) -> None:
+    """Write ``node`` into the empty proto ``into``."""
+    into.op_type = node.op
+    if node.name:
+        into.name = node.name
+    if node.domain is not None:
+        into.domain = node.domain
+    into.input.extend([tensor.name for tensor in node.inputs])
+    into.output.extend([tensor.name for tensor in node.outputs])
+    if node.attrs:
+        into.attribute.extend(OnnxExporter.export_attributes(node.attrs))
+
+
+def declaration(tensor: Tensor) -> onnx.ValueInfoProto:
+    """Return a tensor's name, type and shape, as far as they are known."""
+    return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)

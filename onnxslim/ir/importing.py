@@ -1,0 +1,133 @@
+"""From a GraphProto to a GraphSurgeon graph, several times as fast as GraphSurgeon's own import of nodes.
+
+GraphSurgeon still reads tensors and attributes. Nodes are linked to their tensors directly: its lists, which keep both
+ends of every edge, need no synchronizing while both ends are new. A subgraph looks names up in the graphs around it
+instead of in a copy of all their tensors.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import onnx
+from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
+from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
+from onnx_graphsurgeon.util.misc import SynchronizedList
+
+_GRAPH = onnx.AttributeProto.GRAPH
+
+
+def import_graph(model: onnx.ModelProto) -> Graph:
+    """Return the main graph of ``model`` without its local functions.
+
+    Raises:
+        OnnxGraphSurgeonException: a type that GraphSurgeon does not know.
+        AttributeError, KeyError, TypeError, ValueError: GraphSurgeon stumbled.
+    """
+    return _Importer(model).graph(model.graph, None)
+
+
+class _Scope:
+    """The tensors of one graph by name, inside the scope of the graph around it."""
+
+    def __init__(self, outer: _Scope | None) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._outer = outer
+
+    def find(self, name: str) -> Tensor | None:
+        scope: _Scope | None = self
+        while scope is not None:
+            if name in scope.tensors:
+                return scope.tensors[name]
+            scope = scope._outer
+        return None
+
+    def own(self, name: str) -> Tensor:
+        """Return this graph's tensor of that name, a new one if there is none yet."""
+        if not name:
+            return Variable.empty()  # an omitted input or output
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            tensor = self.tensors[name] = Variable(name)
+        return tensor
+
+    def read(self, name: str) -> Tensor:
+        """Return the nearest tensor of that name, a new one of this graph if there is none yet."""
+        return (self.find(name) if name else None) or self.own(name)
+
+
+class _Importer:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._opset = OnnxImporter.get_opset(model)
+        self._domains = model.opset_import
+
+    def graph(self, proto: onnx.GraphProto, outer: _Scope | None) -> Graph:
+        scope = _Scope(outer)
+        for stored in (proto.initializer, proto.sparse_initializer):
+            for tensor in map(OnnxImporter.import_tensor, stored):
+                scope.tensors[tensor.name] = tensor
+        for value in proto.value_info:
+            self._declare(value, scope)
+        graph = Graph(
+            inputs=[self._end(value, scope) for value in proto.input if not self._is_constant(value.name, scope)],
+            outputs=[self._end(value, scope) for value in proto.output],
+            name=proto.name,
+            doc_string=proto.doc_string,
+            opset=self._opset,
+            import_domains=self._domains,
+        )
+        graph.nodes = [self._node(node, scope) for node in proto.node]
+        return graph
+
+    @staticmethod
+    def _is_constant(name: str, scope: _Scope) -> bool:
+        return isinstance(scope.tensors.get(name), Constant)
+
+    @staticmethod
+    def _declare(value: onnx.ValueInfoProto, scope: _Scope) -> None:
+        """Take a declaration; of several for one name, what each adds to the first."""
+        declared = OnnxImporter.import_tensor(value)
+        known = scope.tensors.setdefault(value.name, declared)
+        if known is not declared and isinstance(known, Variable):
+            known.dtype = known.dtype or declared.dtype
+            known.shape = known.shape or declared.shape
+
+    @staticmethod
+    def _end(value: onnx.ValueInfoProto, scope: _Scope) -> Tensor:
+        if value.name not in scope.tensors:
+            scope.tensors[value.name] = OnnxImporter.import_tensor(value)
+        return scope.tensors[value.name]
+
+    def _node(self, proto: onnx.NodeProto, scope: _Scope) -> Node:
+        node = Node.__new__(Node)
+        node.__dict__.update(
+            op=proto.op_type,
+            name=proto.name,
+            attrs=self._attributes(proto, scope) if proto.attribute else OrderedDict(),
+            domain=proto.domain if proto.HasField("domain") else None,
+            inputs=_linked(node, "outputs", [scope.read(name) for name in proto.input]),
+            outputs=_linked(node, "inputs", [scope.own(name) for name in proto.output]),
+        )
+        return node
+
+    def _attributes(self, proto: onnx.NodeProto, scope: _Scope) -> OrderedDict[str, Any]:
+        if all(attribute.type != _GRAPH for attribute in proto.attribute):
+            return OnnxImporter.import_attributes(proto.attribute, {}, {}, self._opset, self._domains)
+        attributes: OrderedDict[str, Any] = OrderedDict()
+        for attribute in proto.attribute:
+            if attribute.type == _GRAPH and not attribute.ref_attr_name:
+                attributes[attribute.name] = self.graph(attribute.g, scope)
+            else:
+                attributes |= OnnxImporter.import_attributes([attribute], {}, {}, self._opset, self._domains)
+        return attributes
+
+
+def _linked(node: Node, ends: str, tensors: list[Tensor]) -> SynchronizedList:
+    """Return the list of a new node's ``tensors``, with the node entered at their other ends."""
+    links = SynchronizedList.__new__(SynchronizedList)
+    links.parent_obj, links.field_name = node, ends
+    list.extend(links, tensors)
+    for tensor in tensors:
+        list.append(getattr(tensor, ends), node)
+    return links
