@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxslim.ir import Node, is_standard
+from onnxslim.ir import Node, is_standard, subgraphs_of
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
@@ -13,4 +13,4 @@ def is_deterministic(node: Node) -> bool:
         return False
     if node.op == "Dropout" and len(node.inputs) > 2:
         return False  # it may train; remove-noops drops it where it is known not to
-    return not any(True for _ in node.subgraphs())
+    return not subgraphs_of(node)

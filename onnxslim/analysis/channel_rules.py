@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxslim.analysis import channel_moves as moves
 from onnxslim.analysis.relations import Dimension, Layer, Relations
-from onnxslim.ir import Constant, Model, Node, Tensor, dims_of, is_standard
+from onnxslim.ir import Constant, Model, Node, Tensor, dims_of, is_standard, subgraphs_of
 
 Rule = Callable[[Node, Relations], None]
 
@@ -26,7 +26,7 @@ def apply_rules(model: Model, relations: Relations) -> None:
             relations.freeze(relations.follow(tensor, 1), "it is an input of the model")
     for node in graph.nodes:
         rule = _RULES.get(node.op) if is_standard(node) else None
-        if rule is None or any(True for _ in node.subgraphs()):
+        if rule is None or subgraphs_of(node):
             relations.freeze_node(node, f"operator {node.op} is not understood")
             continue
         rule(node, relations)

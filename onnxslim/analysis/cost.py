@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim.ir import Constant, Graph, Model, Node, Tensor, constant_bytes, graph_nodes, numpy_dtype
+from onnxslim.ir import Constant, Graph, Model, Node, Tensor, constant_bytes, graph_nodes, numpy_dtype, subgraphs_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -155,7 +155,7 @@ def _last_readers(graph: Graph) -> dict[int, int]:
     """Return, by id of each tensor, the index of the last node that reads it; outputs are read after the end."""
     last: dict[int, int] = {}
     for index, node in enumerate(graph.nodes):
-        inner = (tensor for g in node.subgraphs(recursive=True) for n in g.nodes for tensor in n.inputs)
+        inner = (tensor for g in subgraphs_of(node) for _, n in graph_nodes(g) for tensor in n.inputs)
         last.update(dict.fromkeys((id(tensor) for tensor in (*node.inputs, *inner)), index))
     last.update(dict.fromkeys((id(tensor) for tensor in graph.outputs), len(graph.nodes)))
     return last

@@ -31,6 +31,8 @@ def infer_shapes(model: Model) -> int:
     Returns:
         The number of tensors about which something was learned.
     """
+    if all(_is_known(tensor) for graph in model.graphs() for tensor in _computed(graph)):
+        return 0
     known = _infer(model.skeleton())
     learned = 0
     for graph in model.graphs():
@@ -68,6 +70,10 @@ def concrete_shapes(model: Model, feed: Mapping[str, npt.NDArray[Any]] | None = 
     if feed and names:
         shapes.update(_observe(model, feed, names))
     return shapes
+
+
+def _is_known(tensor: Tensor) -> bool:
+    return tensor.dtype is not None and tensor.shape is not None and _is_fixed(tuple(tensor.shape))
 
 
 def _is_fixed(dims: Dims) -> bool:

@@ -19,6 +19,7 @@ from onnxslim.ir.lookup import (
     numpy_dtype,
     only_consumer,
     producer,
+    subgraphs_of,
 )
 from onnxslim.ir.model import Model, TensorSpec
 from onnxslim.ir.patterns import selects
@@ -46,4 +47,5 @@ __all__ = [
     "only_consumer",
     "producer",
     "selects",
+    "subgraphs_of",
 ]

@@ -49,7 +49,7 @@ class _Scope:
             return Variable.empty()  # an omitted input or output
         tensor = self.tensors.get(name)
         if tensor is None:
-            tensor = self.tensors[name] = Variable(name)
+            tensor = self.tensors[name] = _variable(name)
         return tensor
 
     def read(self, name: str) -> Tensor:
@@ -125,9 +125,22 @@ class _Importer:
 
 def _linked(node: Node, ends: str, tensors: list[Tensor]) -> SynchronizedList:
     """Return the list of a new node's ``tensors``, with the node entered at their other ends."""
-    links = SynchronizedList.__new__(SynchronizedList)
-    links.parent_obj, links.field_name = node, ends
+    links = _links(node, ends)
     list.extend(links, tensors)
     for tensor in tensors:
         list.append(getattr(tensor, ends), node)
     return links
+
+
+def _links(owner: Node | Tensor, ends: str) -> SynchronizedList:
+    links = SynchronizedList.__new__(SynchronizedList)
+    links.parent_obj, links.field_name = owner, ends
+    return links
+
+
+def _variable(name: str) -> Variable:
+    """Return a tensor of which nothing but the name is known."""
+    tensor = Variable.__new__(Variable)
+    inputs, outputs = _links(tensor, "outputs"), _links(tensor, "inputs")
+    tensor.__dict__.update(name=name, inputs=inputs, outputs=outputs, dtype=None, shape=None, type="tensor_type")
+    return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,8 +56,10 @@ def array_of(tensor: Tensor | None) -> npt.NDArray[Any] | None:
 
 def constant_bytes(tensor: Constant) -> int:
     """Return the size of a constant's data in bytes, without reading it. 4-bit types count half a byte."""
-    count = int(np.prod(tuple(tensor.shape), dtype=np.int64))
+    count = math.prod(map(int, tensor.shape))
     dtype = numpy_dtype(tensor.dtype)
+    if dtype is not None and dtype.isbuiltin == 1 and dtype.kind != "O":
+        return count * dtype.itemsize
     if dtype is None or dtype.kind == "O":
         return int(getattr(tensor._values, "nbytes", 0))
     if dtype.name in ("int4", "uint4"):
@@ -87,6 +90,11 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     return node.attrs.get(name, default)
 
 
+def subgraphs_of(node: Node) -> list[Graph]:
+    """Return the graphs that ``node`` itself holds."""
+    return [value for value in node.attrs.values() if isinstance(value, Graph)] if node.attrs else []
+
+
 def graph_nodes(graph: Graph) -> Iterator[tuple[Graph, Node]]:
     """Yield every node of ``graph`` and of its subgraphs, with the graph that holds it, outer first."""
     stack = [graph]
@@ -94,4 +102,4 @@ def graph_nodes(graph: Graph) -> Iterator[tuple[Graph, Node]]:
         current = stack.pop()
         for node in current.nodes:
             yield current, node
-            stack.extend(value for value in node.attrs.values() if isinstance(value, Graph))
+            stack.extend(subgraphs_of(node))

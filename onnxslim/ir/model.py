@@ -18,7 +18,7 @@ from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 from onnxslim.errors import ModelError, OutputError, one_line
 from onnxslim.ir import exporting, external, fidelity, importing, loading, saving, skeletons, weights
 from onnxslim.ir.garbage import collection_paused
-from onnxslim.ir.lookup import Dim, constant_bytes, graph_nodes, numpy_dtype
+from onnxslim.ir.lookup import Dim, constant_bytes, graph_nodes, numpy_dtype, subgraphs_of
 from onnxslim.ir.saving import Placed
 from onnxslim.ir.weights import Files
 
@@ -46,7 +46,7 @@ class Model:
         self.graph = graph
         self.path = path
         self._files = files
-        self.nested = any(True for _ in graph.subgraphs())
+        self.nested = any(subgraphs_of(node) for node in graph.nodes)
         """Whether any node holds a subgraph; looking is slow, so it is remembered."""
         self._shell = shell
         self._notes = notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_graphsurgeon import Graph, Node, Tensor
 
 from onnxslim.errors import PassError
+from onnxslim.ir.lookup import subgraphs_of
 
 
 def sort_nodes(graph: Graph) -> list[Node]:
@@ -19,6 +20,10 @@ def sort_nodes(graph: Graph) -> list[Node]:
     placed: set[int] = set()
     ordered: list[Node] = []
     for root in graph.nodes:
+        if all(id(n) in placed or id(n) not in local for n in _needs(root)) and id(root) not in placed:
+            placed.add(id(root))  # nearly every node of nearly every graph
+            ordered.append(root)
+            continue
         open_nodes: set[int] = set()
         stack = [root]
         while stack:
@@ -42,8 +47,11 @@ def sort_nodes(graph: Graph) -> list[Node]:
 def _needs(node: Node) -> list[Node]:
     """Return the producers of everything ``node`` reads, through its subgraphs too."""
     read: list[Tensor] = list(node.inputs)
-    for inner in node.subgraphs(recursive=True):
+    stack = subgraphs_of(node)
+    while stack:
+        inner = stack.pop()
         read.extend(inner.outputs)
         for nested in inner.nodes:
             read.extend(nested.inputs)
+            stack.extend(subgraphs_of(nested))
     return [maker for tensor in read for maker in tensor.inputs if maker is not node]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
 from onnxslim.errors import ModelError, PassError, one_line
-from onnxslim.ir.lookup import Dim
+from onnxslim.ir.lookup import Dim, graph_nodes, subgraphs_of
 from onnxslim.ir.model import Model
 from onnxslim.ir.order import sort_nodes
 
@@ -110,7 +110,7 @@ class Rewriter:
         for tensor in outputs:
             tensor.inputs.clear()
         node = Node(op, name, dict(attrs or {}), list(inputs), list(outputs), domain)
-        self.model.nested = self.model.nested or any(True for _ in node.subgraphs())
+        self.model.nested = self.model.nested or bool(subgraphs_of(node))
         home = self.model.graph if graph is None else graph
         home.nodes.append(node)
         if self._homes is not None:
@@ -219,8 +219,8 @@ class Rewriter:
 
     def remove(self, node: Node) -> None:
         """Remove ``node`` and what it captures. Its outputs must have no readers; :meth:`finish` drops it."""
-        for inner in node.subgraphs(recursive=True):
-            for nested in inner.nodes:
+        for inner in subgraphs_of(node):
+            for _, nested in graph_nodes(inner):
                 nested.inputs.clear()
         node.inputs.clear()
         node.outputs.clear()

@@ -9,7 +9,7 @@ from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from onnxslim.ir.exporting import declaration, write_node
-from onnxslim.ir.lookup import constant_bytes, is_standard
+from onnxslim.ir.lookup import constant_bytes, is_standard, subgraphs_of
 
 
 def fill(into: onnx.GraphProto, graph: Graph, largest: int) -> None:
@@ -43,7 +43,7 @@ def _forget_inner(node: onnx.NodeProto) -> None:
 
 def _read_inside(node: Node) -> list[Tensor]:
     """Return what the nodes of the subgraphs of ``node`` read."""
-    if not any(isinstance(value, Graph) for value in node.attrs.values()):
+    if not subgraphs_of(node):
         return []
     return [tensor for graph in node.subgraphs(recursive=True) for inner in graph.nodes for tensor in inner.inputs]
 
