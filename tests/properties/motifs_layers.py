@@ -166,6 +166,37 @@ def conv_batchnorm(g: Graph) -> None:
         g.op("Relu", _batchnorm(g, y))
 
 
+def upconv_batchnorm(g: Graph) -> None:
+    """A transposed convolution, grouped or not, between two per-channel scalings."""
+    _per_channel(g, g.image())
+    conv_transpose(g)
+    _per_channel(g, g.values[-1])
+
+
+def scaled_conv(g: Graph) -> None:
+    """A convolution, grouped or not, that reads what was scaled per channel."""
+    _per_channel(g, g.image())
+    conv(g)
+
+
+def _per_channel(g: Graph, x: Value) -> None:
+    if g.chance(0.5):
+        _batchnorm(g, x)
+    else:
+        g.op(g.choose("Mul", "Div"), x, g.positive(x.channels, *(1 for _ in x.shape[2:])))
+
+
+def classifier(g: Graph) -> None:
+    """Convolution, activation, everything flattened, then a matrix."""
+    x = g.image()
+    ones, out = [1 for _ in x.shape[2:]], g.whole(2, 5)
+    y = g.op("Relu", g.op("Conv", x, g.normal(out, x.channels, *ones, fan=x.channels), g.normal(out)))
+    y = g.op("Flatten", y)
+    if 1 in y.free:
+        return
+    g.op("Gemm", y, g.normal(y.shape[1], 3, fan=y.shape[1]), g.normal(3))
+
+
 def instance_norm(g: Graph) -> None:
     x = g.image(2)
     g.op("InstanceNormalization", x, g.normal(x.channels), g.normal(x.channels), epsilon=0.1)

@@ -32,7 +32,8 @@ LAYERS: dict[str, Motif] = {
         layers.conv, layers.conv_batchnorm, layers.residual, layers.inverted_residual, layers.squeeze_excitation,
         layers.shared_conv, layers.conv_transpose, layers.gemm, layers.matmul, layers.batchnorm, layers.activation,
         layers.clip, layers.prelu, layers.scale_or_shift, layers.arithmetic, layers.instance_norm, layers.layer_norm,
-        layers.softmax, layers.attention, layers.recurrent, layers.twice, layers.foreign,
+        layers.softmax, layers.attention, layers.upconv_batchnorm, layers.scaled_conv,
+        layers.classifier, layers.recurrent, layers.twice, layers.foreign,
     )
 }  # fmt: skip
 SHAPES: dict[str, Motif] = {
@@ -77,9 +78,9 @@ class Made:
 
 @st.composite
 def recipes(draw: Any, only: tuple[str, ...] = (), dtypes: tuple[str, ...] = ("float32",), most: int = 12) -> Recipe:
+    """Draw a recipe of at most ``most`` motifs, all of them or ``only`` some, in which names may come twice."""
     dtype = draw(st.sampled_from(dtypes))
-    names = DOUBLE if dtype == "float64" else tuple(MOTIFS)
-    names = tuple(name for name in names if not only or name in only)
+    names = tuple(name for name in only or MOTIFS if dtype != "float64" or name in DOUBLE)
     motif = st.tuples(st.sampled_from(names), st.integers(0, 999))
     return Recipe(
         motifs=tuple(draw(st.lists(motif, min_size=1, max_size=most))),

@@ -103,7 +103,7 @@ def test_one_pass_on_trained_models(name: str) -> None:
 # ---- all passes --------------------------------------------------------------------------------------------------
 
 
-@BRIEF
+@settings(BRIEF, max_examples=150)
 @given(recipes(dtypes=ALL_TYPES))
 def test_all_passes(recipe: Recipe) -> None:
     check(made(recipe), all_passes())

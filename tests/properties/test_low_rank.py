@@ -18,7 +18,7 @@ from onnxslim.passes._low_rank import full_rank
 from onnxslim.passes.factor_low_rank import LayerRank, LowRankPlan
 from onnxslim.pipeline import PassContext
 
-LAYERS = ("conv", "conv_batchnorm", "shared_conv", "residual", "gemm", "matmul", "head", "flatten", "attention")
+LAYERS = ("conv", "conv_batchnorm", "shared_conv", "residual", "gemm", "matmul", "classifier", "attention")
 
 
 def at_full_rank(model: Model) -> LowRankPlan:

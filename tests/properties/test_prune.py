@@ -12,7 +12,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from properties.builder import Array
@@ -33,6 +33,8 @@ PRUNABLE = (
     "activation", "clip", "prelu", "scale_or_shift", "arithmetic", "concat", "split", "slicing", "pad", "pool",
     "global_pool", "reduce", "head", "flatten", "reshape", "reshape_by_shape", "squeeze", "transpose", "resize",
     "depth_to_space", "gather", "expand", "superfluous", "where", "branch", "layer_norm", "instance_norm", "softmax",
+    "conv", "conv", "conv_batchnorm", "conv_batchnorm", "conv_transpose", "flatten", "classifier", "classifier",
+    "upconv_batchnorm",
 )  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def check_recipe(recipe: Recipe, item: PruneFilters, *, exact_first: bool) -> in
 def test_random_graphs() -> None:
     cut: Counter[bool] = Counter()
 
-    @BRIEF
+    @settings(BRIEF, max_examples=120)
     @given(recipes(PRUNABLE), options, st.booleans())
     def holds(recipe: Recipe, item: PruneFilters, exact_first: bool) -> None:
         cut[check_recipe(recipe, item, exact_first=exact_first) > 0] += 1

@@ -29,11 +29,11 @@ from onnxslim.samples import Samples
 ANY = (
     "conv", "conv_batchnorm", "residual", "inverted_residual", "squeeze_excitation", "shared_conv", "gemm", "matmul",
     "activation", "clip", "scale_or_shift", "arithmetic", "concat", "split", "slicing", "pad", "pool", "global_pool",
-    "head", "flatten", "reshape", "squeeze", "transpose", "resize", "depth_to_space", "gather", "softmax", "prelu",
+    "head", "classifier", "reshape", "squeeze", "transpose", "resize", "depth_to_space", "gather", "softmax", "prelu",
 )  # fmt: skip
 EXACT = (
     "conv", "conv_batchnorm", "residual", "inverted_residual", "shared_conv", "matmul", "arithmetic", "concat", "split",
-    "slicing", "flatten", "reshape", "squeeze", "transpose", "clip", "gemm",
+    "slicing", "classifier", "reshape", "squeeze", "transpose", "clip", "gemm",
 )  # fmt: skip
 EXACT_OPS = {
     "Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze",
