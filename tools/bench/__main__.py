@@ -14,6 +14,7 @@ from pathlib import Path
 import exact
 import growth
 import peers
+import refusals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     two.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000], help="numbers of nodes")
     two.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default 3)")
     two.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
+    three = commands.add_parser("refusals", help="what every pass leaves alone, and why")
+    three.add_argument("models", nargs="+", type=Path, help="ONNX files, or folders of them")
+    three.add_argument("--size", type=int, default=320, help="what dynamic dimensions are fixed to (default 320)")
     args = parser.parse_args(argv)
+    if args.command == "refusals":
+        return refusals.run(_files(args.models), args.size)
     if args.command == "growth":
         return growth.run(args.sizes, args.rounds, peers.ensure(args.peers))
     return exact.run(_files(args.models), args.rounds, peers.ensure(args.peers))
