@@ -21,8 +21,8 @@ from onnxslim.errors import ModelError
 from onnxslim.ir.guards_operators import CHECKS, MOST_TRIPS, Growth, loop_trips
 from onnxslim.ir.guards_tensors import MOST_DIMS, Fault, check_sparse, check_tensor
 
-DEEPEST = 32
-"""Subgraphs within subgraphs; a serialized model cannot hold deeper ones, protobuf stops at a hundred messages."""
+DEEPEST = 16
+"""Subgraphs within subgraphs; protobuf itself stops at a hundred messages, some thirty subgraphs."""
 
 MOST_INLINED = 200_000
 """Nodes that local functions may become: ten that call the next ten times each are ten thousand million."""
