@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from onnxslim.analysis.channel_rules import apply_rules
 from onnxslim.analysis.relations import Dimension, Indices, Layer, Relations
-from onnxslim.ir import Model, Node
+from onnxslim.ir import Constant, Model, Node
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def analyze_channels(model: Model) -> Channels:
     apply_rules(model, relations)
     for dimension in relations.dimensions.values():
         if id(dimension.tensor) in relations.held:
-            relations.freeze(dimension, f"its weights are shared: {relations.held[id(dimension.tensor)]}")
+            reason = relations.held[id(dimension.tensor)]
+            is_weight = isinstance(dimension.tensor, Constant)
+            relations.freeze(dimension, f"its weights are shared: {reason}" if is_weight else reason)
     graph: nx.Graph[Any] = nx.Graph()
     graph.add_nodes_from(relations.dimensions)
     graph.add_edges_from((a, b) for a, b, _, _ in relations.edges)
