@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 from hypothesis import strategies as st
+from properties import motifs_arithmetic as maths
+from properties import motifs_inner as inner
 from properties import motifs_layers as layers
 from properties import motifs_shapes as shapes
 from properties.builder import Array, Graph, Refused, Style
@@ -30,10 +32,10 @@ LAYERS: dict[str, Motif] = {
     f.__name__: f
     for f in (
         layers.conv, layers.conv_batchnorm, layers.residual, layers.inverted_residual, layers.squeeze_excitation,
-        layers.shared_conv, layers.conv_transpose, layers.gemm, layers.matmul, layers.batchnorm, layers.activation,
-        layers.clip, layers.prelu, layers.scale_or_shift, layers.arithmetic, layers.instance_norm, layers.layer_norm,
-        layers.softmax, layers.attention, layers.upconv_batchnorm, layers.scaled_conv,
-        layers.classifier, layers.recurrent, layers.twice, layers.foreign,
+        layers.shared_conv, layers.conv_transpose, layers.gemm, layers.matmul, layers.batchnorm, maths.activation,
+        maths.clip, maths.prelu, maths.scale_or_shift, maths.arithmetic, layers.instance_norm, maths.layer_norm,
+        maths.softmax, layers.attention, layers.upconv_batchnorm, layers.scaled_conv,
+        layers.classifier, layers.recurrent, maths.twice, maths.foreign,
     )
 }  # fmt: skip
 SHAPES: dict[str, Motif] = {
@@ -41,8 +43,8 @@ SHAPES: dict[str, Motif] = {
     for f in (
         shapes.concat, shapes.split, shapes.slicing, shapes.pad, shapes.pool, shapes.global_pool, shapes.reduce,
         shapes.head, shapes.flatten, shapes.reshape, shapes.reshape_by_shape, shapes.squeeze, shapes.transpose,
-        shapes.resize, shapes.depth_to_space, shapes.gather, shapes.expand, shapes.superfluous,
-        shapes.constant_branch, shapes.where, shapes.branch, shapes.loop,
+        shapes.resize, shapes.depth_to_space, shapes.gather, shapes.expand, inner.superfluous,
+        inner.constant_branch, inner.where, inner.branch, inner.loop,
     )
 }  # fmt: skip
 MOTIFS: dict[str, Motif] = {**LAYERS, **SHAPES}
