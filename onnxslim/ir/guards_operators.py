@@ -6,8 +6,10 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from onnxslim.ir.guards_tensors import Fault
@@ -20,6 +22,13 @@ MOST_VALUES = 2**20
 
 LONGEST_EQUATION = 1000
 
+FEW = 64
+"""Elements up to which values of constants are looked at."""
+
+_T = onnx.TensorProto
+_NUMBERS = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64, _T.BOOL, _T.FLOAT}
+_NUMBERS |= {_T.FLOAT16, _T.DOUBLE}
+
 _TERM = re.compile(r"[A-Za-z ]*(\.\.\.)?[A-Za-z ]*")
 
 
@@ -28,7 +37,8 @@ class Growth:
     """What is known of constants: how many elements, and the values of scalars."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    scalars: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    small: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    """Constants of at most :data:`FEW` elements."""
     stored: int = 0
     """Elements of all constants that the file itself holds."""
 
@@ -37,16 +47,22 @@ class Growth:
         count = math.prod(tensor.dims)
         self.stored += count
         self.counts[name] = count
-        if count == 1 and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            self.scalars[name] = tensor
+        if 0 < count <= FEW and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            self.small[name] = tensor
+
+    def values(self, name: str) -> npt.NDArray[Any] | None:
+        """Return a small constant's values as a vector, None where it is none, or holds no integers or floats."""
+        tensor = self.small.get(name)
+        if tensor is None or tensor.data_type not in _NUMBERS:
+            return None
+        return np.asarray(onnx.numpy_helper.to_array(tensor)).reshape(-1)
 
     def scalar(self, name: str) -> float | None:
         """Return the value of a constant of one element, None where that is not known."""
-        tensor = self.scalars.get(name)
-        if tensor is None or tensor.data_type == onnx.TensorProto.STRING:
+        values = self.values(name)
+        if values is None or values.size != 1:
             return None
-        value = np.asarray(onnx.numpy_helper.to_array(tensor)).reshape(-1)[0]
-        return float(value) if value.dtype.kind == "f" else int(value) if value.dtype.kind in "iub" else None
+        return float(values[0]) if values.dtype.kind == "f" else int(values[0])
 
 
 def _check_constant(node: onnx.NodeProto, growth: Growth) -> None:
@@ -93,6 +109,16 @@ def _check_concat(node: onnx.NodeProto, growth: Growth) -> None:
     growth.counts[node.output[0]] = count
 
 
+def _check_division(node: onnx.NodeProto, growth: Growth) -> None:
+    """The smallest integer divided by -1 has no result, and the processor ends the process for it."""
+    values = [growth.values(name) for name in node.input]
+    if len(values) == 2 and values[0] is not None and values[1] is not None and values[0].dtype.kind == "i":
+        smallest = np.iinfo(values[0].dtype).min
+        if (values[0] == smallest).any() and (values[1] == -1).any():
+            raise Fault(f"it divides {smallest} by -1, which has no result")
+    _pass_on(node, growth)
+
+
 def _pass_on(node: onnx.NodeProto, growth: Growth) -> None:
     """Elementwise and reshaping operators: as many elements as the largest input."""
     counts = [growth.counts[name] for name in node.input if name in growth.counts]
@@ -108,7 +134,9 @@ def _check_shape(node: onnx.NodeProto, growth: Growth) -> None:
 CHECKS: dict[str, Callable[[onnx.NodeProto, Growth], None]] = {
     "Concat": _check_concat,
     "Constant": _check_constant,
+    "Div": _check_division,
     "Einsum": _check_einsum,
+    "Mod": _check_division,
     "Range": _check_range,
     "Shape": _check_shape,
     "Size": _check_shape,
@@ -118,7 +146,6 @@ CHECKS: dict[str, Callable[[onnx.NodeProto, Growth], None]] = {
             "Add",
             "Cast",
             "Ceil",
-            "Div",
             "Flatten",
             "Floor",
             "Gather",

@@ -102,8 +102,8 @@ def _check_elements(tensor: onnx.TensorProto, count: int) -> None:
 def _check_place(tensor: onnx.TensorProto, count: int) -> None:
     """Data in another file: its place is well formed and as long as the tensor claims."""
     keys = [entry.key for entry in tensor.external_data]
-    if len(set(keys)) < len(keys) or "location" not in keys:
-        raise Fault("it is external and does not say once where")
+    if len(set(keys)) < len(keys) or not {"location", "length"} <= set(keys):
+        raise Fault("it is external, and where and how long is not said, or said twice (a path to load finds that out)")
     if tensor.data_type == _T.STRING:
         raise Fault("it holds strings in external data")
     for entry in tensor.external_data:

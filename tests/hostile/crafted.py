@@ -221,7 +221,12 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "no number": (external(location="w.bin", offset="abc"), "offset 'abc'"),
     "too long": (external(location="w.bin"), "claims 16 bytes and holds 64"),
     "too short": (external(location="w.bin", length="8"), "claims 16 bytes and holds 8"),
-    # work without end
+    # work without end or result
+    "smallest integer by -1": (
+        bytes_of(model([helper.make_node("Div", ["a", "b"], ["c"]), helper.make_node("Cast", ["c"], ["d"], to=1),
+                        helper.make_node("Add", ["x", "d"], ["y"])], [ints("a", [7, -(2**63)]), ints("b", [-1])])),
+        "divides -9223372036854775808 by -1",
+    ),
     "2^40 trips": (counted(str(2**40)), "runs its body 1099511627776 times"),
     "2^40 trips, go": (counted(str(2**40), "d = Constant <value = bool {1}> ()"), "runs its body"),
     "Range of terabytes": (ranged(str(2**40)), "makes 1099511627776 numbers"),

@@ -21,8 +21,10 @@ from onnxslim.runtime import Feed, Level, RuntimeRefusal, Session, SessionConfig
 from onnxslim.samples import Samples
 from onnxslim.workflow.registry import exact_passes
 
-MOST_FED = 2**22
+MOST_FED = 2**16
 """Elements of a feed above which a model is not run: its memory is its own wish."""
+
+TOO_LARGE = "too large to run"
 
 ACCEPTED, REFUSED = "accepted", "refused"
 
@@ -65,7 +67,7 @@ def _library(data: bytes, folder: Path) -> Outcome:
     reread = Model.load(saved)
     feed = next(iter(Samples.synthetic(original.inputs, count=1))).feed
     if sum(math.prod(array.shape) for array in feed.values()) > MOST_FED:
-        return Outcome(ACCEPTED, "too large to run")
+        return Outcome(ACCEPTED, TOO_LARGE)
     try:
         expected = _outputs(original, feed)
     except RuntimeRefusal as error:

@@ -49,7 +49,7 @@ class Campaign:
         place = self._folder / "place"
         place.mkdir(exist_ok=True)
         outcome = self._target.run(data, place)
-        if not outcome.is_finding and self._count % COMMAND_EVERY == 0:
+        if outcome.detail != self._target.TOO_LARGE and not outcome.is_finding and self._count % COMMAND_EVERY == 0:
             by_command = self._target.run_command(data, place)
             outcome = by_command if by_command.is_finding else outcome
         full = _high_water() - self._base > ALLOWED + 2 * len(data)
