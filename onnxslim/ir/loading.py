@@ -62,9 +62,12 @@ def file_facts(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    size = path.stat().st_size
-    size += sum((path.parent / name).stat().st_size for name in locations(path))
-    return size, digest.hexdigest()
+    return total_bytes(path), digest.hexdigest()
+
+
+def total_bytes(path: Path) -> int:
+    """Return the bytes of the model file at ``path`` and of its external data."""
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in locations(path))
 
 
 def _parse_file(path: Path) -> tuple[onnx.ModelProto, DataFile]:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import ModelError
+from onnxslim.ir.loading import total_bytes
 from onnxslim.measure.race import WARMUP
 from onnxslim.runtime import Feed, ModelData
 from onnxslim.runtime.profile import NodeTime, profile
@@ -99,9 +100,10 @@ def compare_latency(
     With a single model, the one result holds its times alone.
 
     Raises:
-        ModelError: onnxruntime does not load or run one of them.
+        ModelError: onnxruntime does not load or run one of them, or memory is too small for all of them at once.
     """
     settings = settings or RaceSettings()
+    _refuse_too_large(models)
     report = progress or (lambda what, done, total: None)
     steps = len(models) + 1
     with tempfile.TemporaryDirectory() as name:
@@ -119,6 +121,30 @@ def compare_latency(
     report("latency", steps, steps)
     results = _results([np.array(times) for times in raced["times_ms"]], alone, settings)
     return tuple(_with_layers(results, models, feed)) if settings.layers else results
+
+
+def _refuse_too_large(models: Sequence[ModelData]) -> None:
+    """All models are in memory at once, the first one twice, each with copies of its weights in kernels' layouts."""
+    free = available_memory()
+    needed = 2 * sum(_size(model) for model in (models[0], *models))
+    if free is not None and needed > free:
+        raise ModelError(
+            f"latency cannot be measured: {len(models) + 1} models at once need {needed / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free: measure on a larger machine, or use --no-bench"
+        )
+
+
+def _size(model: ModelData) -> int:
+    return total_bytes(model) if isinstance(model, Path) else len(model)
+
+
+def available_memory() -> int | None:
+    """Return the bytes that new processes may take without swapping, None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
 
 
 def _file(model: ModelData, place: Path) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from onnxslim.budget import Budgets, Observed, Unit, judge_budgets
-from onnxslim.errors import PolicyError, SpecError
+from onnxslim.errors import ModelError, PolicyError, SpecError
 from onnxslim.ir import Model
 from onnxslim.ir.saving import Placed
 from onnxslim.measure import Latency, RaceSettings, Validation, ValidationSettings, compare_latency, validate
@@ -99,6 +99,7 @@ class _Run:
         self.settings = settings
         if settings.budgets.max_drop is not None and not samples.evaluation.labelled:
             raise PolicyError("--max-drop needs labelled samples and there are none: add --eval-data with labels")
+        self.notes: list[str] = []
         self.feed: Feed = next(iter(samples.evaluation)).feed
         self.cost = cost_of(original.model, self.feed)
         self.baseline = totals(self.cost)
@@ -184,7 +185,11 @@ class _Run:
         large = model.is_large or self.original.model.is_large
         race = RaceSettings(seed=self.settings.data.seed, layers=not large)
         pair = [self.original.placed.data, placed.data]
-        return compare_latency(pair, self.feed, race, self.settings.progress)[0]
+        try:
+            return compare_latency(pair, self.feed, race, self.settings.progress)[0]
+        except ModelError as error:
+            self.notes.append(str(error))  # the model is made and proven: that is not lost for a measurement
+            return None
 
     # ---- writing it down ---------------------------------------------------------------------------------
 
@@ -247,6 +252,7 @@ class _Run:
                     f"this CPU's integer kernels read {100 * gap:.1f} points less than the operators' definition: "
                     "they saturate where ARM's do not"
                 )
+        yield from self.notes
         if self.samples.held_out is False:
             yield "too few samples to hold any back: the same ones calibrated and judged"
 
