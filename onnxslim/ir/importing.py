@@ -67,8 +67,12 @@ class _Importer:
         for stored in (proto.initializer, proto.sparse_initializer):
             for tensor in map(OnnxImporter.import_tensor, stored):
                 scope.tensors[tensor.name] = tensor
+        own = {name for node in proto.node for name in node.output} | {value.name for value in proto.input}
         for value in proto.value_info:
-            self._declare(value, scope)
+            if (
+                outer is None or value.name in own
+            ):  # otherwise it repeats what it captures, which is no tensor of its own
+                self._declare(value, scope)
         graph = Graph(
             inputs=[self._end(value, scope) for value in proto.input if not self._is_constant(value.name, scope)],
             outputs=[self._end(value, scope) for value in proto.output],

@@ -238,3 +238,17 @@ def test_big_models_keep_weights_beside_them(tmp_path: Path, monkeypatch: pytest
     weight = Model.load(out).graph.tensors()["w"]
     assert isinstance(weight, Constant)
     np.testing.assert_array_equal(weight.values, values)
+
+
+def test_a_subgraph_that_declares_what_it_captures_still_captures_it() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2] x, bool c) => (float[2] z) {
+        a = Neg(x)
+        z = If(c) <then_branch = t () => (float[2] p) { p = Relu(a) },
+                   else_branch = e () => (float[2] q) { q = Abs(a) }>
+    }"""
+    proto = onnx.parser.parse_model(text)
+    for attribute in proto.graph.node[1].attribute:
+        attribute.g.value_info.append(onnx.helper.make_tensor_value_info("a", 1, [2]))
+    graph = Model.load(proto).graph
+    assert [node.op for node in graph.nodes[0].outputs[0].outputs] == ["Relu", "Abs"]
