@@ -128,6 +128,13 @@ def sparse(dims: list[int]) -> Build:
     return bytes_of(model(add))
 
 
+def sparse_initializer() -> Build:
+    made = model([helper.make_node("Add", ["x", "w"], ["y"])])
+    values = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    made.graph.sparse_initializer.add(values=values, indices=ints("i", [2]), dims=[4])
+    return bytes_of(made)
+
+
 def einsum(equation: str) -> Build:
     return text(f'(float[4] x) => (float[n] y) {{ y = Einsum <equation = "{equation}"> (x) }}')
 
@@ -206,6 +213,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "raw strings": (weight(data_type=8, dims=[1], raw_data=bytes(4)), "strings as raw bytes"),
     "short constant": (constant(TensorProto(data_type=1, dims=[4], raw_data=bytes(4))), "Constant 'w'"),
     "sparse terabytes": (sparse([2**20, 2**20]), "unpacks to"),
+    "sparse initializer": (sparse_initializer(), "is sparse"),
     # data in other files
     "absolute": (external(location="/etc/passwd"), "outside the model's folder"),
     "parent": (external(location="../w.bin"), "outside the model's folder"),
