@@ -5,33 +5,32 @@ with a crash, an endless loop or terabytes; each found by trying. Every check re
 the cost is linear in nodes.
 
 1. Names and texts are UTF-8; every tensor has one producer, which comes before its readers.
-2. Subgraphs and local functions have bounded depth and bounded size when they are inlined.
+2. Subgraphs have bounded depth, local functions bounded size when inlined (:mod:`onnxslim.ir.guards_functions`).
 3. Tensors hold what they claim (:mod:`onnxslim.ir.guards_tensors`).
 4. Operators whose work is known from constants do a bounded amount (:mod:`onnxslim.ir.guards_operators`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 
 from onnxslim.errors import ModelError
+from onnxslim.ir.guards_functions import check_inlined
 from onnxslim.ir.guards_operators import CHECKS, MOST_TRIPS, Growth, loop_trips
 from onnxslim.ir.guards_tensors import MOST_DIMS, Fault, check_sparse, check_tensor
 
 DEEPEST = 16
 """Subgraphs within subgraphs; protobuf itself stops at a hundred messages, some thirty subgraphs."""
 
-MOST_INLINED = 200_000
-"""Nodes that local functions may become: ten that call the next ten times each are ten thousand million."""
+MOST_DECLARED = 2**36
+"""Elements of a declared value; shape inference makes a list of a vector's elements, known or not."""
 
 _A = onnx.AttributeProto
 _PLAIN = frozenset((_A.FLOAT, _A.INT, _A.STRING, _A.FLOATS, _A.INTS, _A.STRINGS))
 """Types of attributes that hold nothing to look into."""
-
-FunctionKey = tuple[str, str, str]
 
 
 def check_structure(proto: onnx.ModelProto, where: str) -> None:
@@ -46,7 +45,7 @@ def check_structure(proto: onnx.ModelProto, where: str) -> None:
     """
     try:
         _check_texts(proto)
-        _check_inlined(proto)
+        check_inlined(proto)
         for function in proto.functions:
             names = {*function.input, ""}
             _Scope((names,), f"function {function.name!r}: ").check_nodes(function.node)
@@ -210,11 +209,15 @@ def _check_value(value: onnx.ValueInfoProto, place: str) -> None:
     dims = value.type.tensor_type.shape.dim
     if len(dims) > MOST_DIMS:
         raise Fault(f"{place}{value.name!r} is declared with {len(dims)} dimensions, more than {MOST_DIMS}")
+    count = 1
     for dim in dims:
         if dim.HasField("dim_value"):
             size = dim.dim_value
-            if size >= 0:
+            count *= size or 1
+            if size >= 0 and count <= MOST_DECLARED:
                 continue
+            if size >= 0:
+                raise Fault(f"{place}{value.name!r} is declared with {count} elements or more, which no machine holds")
             raise Fault(f"{place}{value.name!r} is declared with the dimension {size}; a dynamic one has a name")
         if type(dim.dim_param) is not str:
             raise Fault(f"{place}a dimension of {value.name!r} has a name that is not UTF-8: {dim.dim_param!r}")
@@ -237,57 +240,3 @@ def _reaches(makers: dict[str, onnx.NodeProto], start: str, goals: set[str]) -> 
         seen.update(fresh)
         stack.extend(fresh)
     return False
-
-
-# ---- local functions ---------------------------------------------------------------------------------------------
-
-
-def _check_inlined(proto: onnx.ModelProto) -> None:
-    """Bound what local functions become when each call is replaced by its body."""
-    if not proto.functions:
-        return
-    bodies = {(f.domain, f.name, f.overload): list(_all_nodes(f.node)) for f in proto.functions}
-    sizes: dict[FunctionKey, int] = {}
-    for key in bodies:
-        _measure(key, bodies, sizes)
-    total = sum(sizes.get(_called(node), 1) for node in _all_nodes(proto.graph.node))
-    if total > MOST_INLINED:
-        raise Fault(f"its local functions become {total} nodes when they are inlined, more than {MOST_INLINED}")
-
-
-def _measure(
-    start: FunctionKey, bodies: dict[FunctionKey, list[onnx.NodeProto]], sizes: dict[FunctionKey, int]
-) -> None:
-    """Find the inlined size of ``start`` and of every function it calls."""
-    open_calls: dict[FunctionKey, None] = {}
-    stack = [(start, False)]
-    while stack:
-        key, ready = stack.pop()
-        if ready:
-            del open_calls[key]
-            sizes[key] = sum(sizes.get(_called(node), 1) for node in bodies[key])
-        elif key in open_calls:
-            chain = " -> ".join(name for _, name, _ in (*open_calls, key))
-            raise Fault(f"local functions call each other in a circle: {chain[-200:]}")
-        elif key not in sizes:
-            open_calls[key] = None
-            stack.append((key, True))
-            calls = dict.fromkeys(_called(node) for node in bodies[key])
-            stack.extend((call, False) for call in calls if call in bodies)
-
-
-def _called(node: onnx.NodeProto) -> FunctionKey:
-    return node.domain, node.op_type, node.overload
-
-
-def _all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield nodes and those of their subgraphs."""
-    stack = [iter(nodes)]
-    while stack:
-        for node in stack.pop():
-            yield node
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    stack.append(iter(attribute.g.node))
-                elif attribute.type == onnx.AttributeProto.GRAPHS:
-                    stack.extend(iter(graph.node) for graph in attribute.graphs)

@@ -176,7 +176,8 @@ REFUSED: dict[str, tuple[Build, str]] = {
         [helper.make_node("Relu", ["x"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, [-5])],
         [helper.make_tensor_value_info("y", 1, ["n"])]), ir_version=8)), "'x' is declared with the dimension -5"),
     "hundred dimensions": (text(f"(float[{','.join('1' * 100)}] x) => (float[n] y) {{ y = Relu(x) }}"), "100 dimen"),
-    "huge input": (text("(float[1099511627776,1099511627776] x) => (float[n] y) { y = Relu(x) }"), "'x' has"),
+    "huge input": (text("(float[1099511627776,1099511627776] x) => (float[n] y) { y = Relu(x) }"), "'x' is declared"),
+    "huge vector": (text("(float[1099511627776] x) => (float[n] y) { y = Add(x, x) }"), "'x' is declared with"),
     # subgraphs and functions
     "If without branches": (text("(bool c) => (float[n] y) { y = If(c) }"), "else_branch"),
     "Loop without body": (text("(float[4] x, bool c) => (float[n] y) { y = Loop(, c, x) }"), "body"),
