@@ -28,6 +28,7 @@ import numpy as np
 
 from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.ranges import observe_ranges
+from onnxslim.errors import PassError
 from onnxslim.ir import (
     Constant,
     Model,
@@ -52,6 +53,7 @@ from onnxslim.passes._qdq_choice import (
 )
 from onnxslim.passes._quantize import Grid, grid_of, quantize_bias, quantize_weight
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
+from onnxslim.runtime.kernels import quantizes
 
 OPSET = 13
 """The first in which DequantizeLinear takes one scale per channel."""
@@ -84,7 +86,13 @@ class InsertQdq(PlannedPass[QdqPlan]):
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
 
     def plan(self, model: Model, context: PassContext) -> QdqPlan:
-        """Choose nodes, and observe the ranges of their tensors on the samples."""
+        """Choose nodes, and observe the ranges of their tensors on the samples.
+
+        Raises:
+            PassError: onnxruntime cannot run what would be inserted, or onnx's converter refuses to upgrade.
+        """
+        if not quantizes(max(model.opset, OPSET)):
+            raise PassError(f"onnxruntime has no QuantizeLinear of opset {model.opset}: export with an older opset")
         if model.opset < OPSET:  # the converter renames tensors, so what it makes is what is decided about
             model = model.copy()
             _upgrade(Rewriter(model))
@@ -227,7 +235,7 @@ class _Quantizer:
         key = (id(tensor), -1, b"")
         if key not in self.weights:
             values = tensor.values.astype(np.float64)
-            grid = grid_of(float(values.min()), float(values.max()))
+            grid = grid_of(float(values.min(initial=0)), float(values.max(initial=0)))  # zero is on every grid
             stored = np.clip(np.round(values / float(grid.scale)) + float(grid.zero_point), 0, 255).astype(np.uint8)
             scale, zero = (
                 self._constant("scale", np.array(grid.scale)),

@@ -155,6 +155,8 @@ def _merge(old: Dims, new: Dims) -> Dims | None:
 
 
 def _fix_input(value: onnx.ValueInfoProto, array: npt.NDArray[Any] | None, *, strict: bool) -> None:
+    if not value.type.HasField("tensor_type"):
+        return
     dims = value.type.tensor_type.shape.dim
     if array is not None:
         del dims[:]

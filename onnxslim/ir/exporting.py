@@ -9,6 +9,8 @@ from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnxslim.ir.importing import CARRIED_KINDS
+
 
 def write_graph(graph: Graph, into: onnx.GraphProto, declared: Container[str]) -> None:
     """Write ``graph`` into the empty proto ``into``; inner values are declared only if their names are ``declared``."""
@@ -55,5 +57,7 @@ def write_node(node: Node, into: onnx.NodeProto) -> None:
 
 
 def declaration(tensor: Tensor) -> onnx.ValueInfoProto:
-    """Return a tensor's name, type and shape, as far as they are known."""
+    """Return a tensor's name, type and shape, as far as GraphSurgeon knows; its notes know the rarer kinds."""
+    if isinstance(tensor, Variable) and tensor.type not in CARRIED_KINDS:
+        return onnx.ValueInfoProto(name=tensor.name)
     return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)

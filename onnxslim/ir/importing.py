@@ -17,6 +17,9 @@ from onnx_graphsurgeon.util.misc import SynchronizedList
 
 _GRAPH = onnx.AttributeProto.GRAPH
 
+CARRIED_KINDS = ("tensor_type", "sequence_type", "sparse_tensor_type")
+"""Kinds of values whose types GraphSurgeon carries."""
+
 
 def import_graph(model: onnx.ModelProto) -> Graph:
     """Return the main graph of ``model`` without its local functions.
@@ -91,7 +94,7 @@ class _Importer:
     @staticmethod
     def _declare(value: onnx.ValueInfoProto, scope: _Scope) -> None:
         """Take a declaration; of several for one name, what each adds to the first."""
-        declared = OnnxImporter.import_tensor(value)
+        declared = _imported(value)
         known = scope.tensors.setdefault(value.name, declared)
         if known is not declared and isinstance(known, Variable):
             known.dtype = known.dtype or declared.dtype
@@ -100,7 +103,7 @@ class _Importer:
     @staticmethod
     def _end(value: onnx.ValueInfoProto, scope: _Scope) -> Tensor:
         if value.name not in scope.tensors:
-            scope.tensors[value.name] = OnnxImporter.import_tensor(value)
+            scope.tensors[value.name] = _imported(value)
         return scope.tensors[value.name]
 
     def _node(self, proto: onnx.NodeProto, scope: _Scope) -> Node:
@@ -125,6 +128,16 @@ class _Importer:
             else:
                 attributes |= OnnxImporter.import_attributes([attribute], {}, {}, self._opset, self._domains)
         return attributes
+
+
+def _imported(value: onnx.ValueInfoProto) -> Tensor:
+    """Return a declared value; of kinds that GraphSurgeon mistakes, its name and kind alone."""
+    kind = value.type.WhichOneof("value")
+    if kind is None or kind in CARRIED_KINDS:
+        return OnnxImporter.import_tensor(value)
+    tensor = _variable(value.name)
+    tensor.type = kind
+    return tensor
 
 
 def _linked(node: Node, ends: str, tensors: list[Tensor]) -> SynchronizedList:

@@ -23,6 +23,7 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 OLDEST_IR_VERSION = 3
 OLDEST_OPSET = 7
+"""The first whose operators broadcast as today's do; older models are converted to it."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,6 @@ def check(model: onnx.ModelProto, where: str) -> None:
     """
     if model.ir_version < OLDEST_IR_VERSION:
         raise ModelError(f"{where}: IR version {model.ir_version} is older than {OLDEST_IR_VERSION}: export it again")
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if 0 < opset < OLDEST_OPSET:
-        raise ModelError(f"{where}: opset {opset} is older than {OLDEST_OPSET}: convert it with onnx.version_converter")
     check_structure(model, where)
     if model.ByteSize() > PROTOBUF_LIMIT:
         return  # given in memory; the checker reads serialized bytes, and onnxruntime checks it when it loads it
@@ -126,6 +124,26 @@ def check(model: onnx.ModelProto, where: str) -> None:
         onnx.checker.check_model(_without_marked(model))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where} is not valid ONNX: {one_line(error)}: export it again") from None
+
+
+def modernized(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """Return a checked ``model`` as it is, or one of an older opset than passes understand, converted by onnx.
+
+    Raises:
+        ModelError: the converter refuses.
+    """
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if not 0 < opset < OLDEST_OPSET:
+        return model
+    if any(is_marked(tensor) for tensor in external.tensors_of(model)):
+        raise ModelError(f"{where}: opset {opset} is too old for a model this large: export it again")
+    try:
+        return onnx.version_converter.convert_version(model, OLDEST_OPSET)
+    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
+        raise ModelError(
+            f"{where}: opset {opset} is older than {OLDEST_OPSET} and cannot be converted ({one_line(error)}): "
+            "export it again"
+        ) from None
 
 
 def _without_marked(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -76,7 +76,7 @@ class Model:
             loaded = loading.read(path)
             proto, files = loaded.proto, loaded.files
         loading.check(proto, where)
-        return cls._import(proto, where, path, files)
+        return cls._import(loading.modernized(proto, where), where, path, files)
 
     @classmethod
     def _import(cls, proto: onnx.ModelProto, where: str, path: Path | None, files: Files) -> Model:
