@@ -152,7 +152,7 @@ def test_exactly_on_random_graphs() -> None:
 
 
 @pytest.mark.slow
-@LONG
+@settings(LONG, max_examples=500)
 @given(recipes(EXACT, most=8))
 def test_exactly_on_random_graphs_long(recipe: Recipe) -> None:
     check_exactly(recipe)
@@ -202,7 +202,7 @@ def test_regions_of_random_graphs() -> None:
 
 
 @pytest.mark.slow
-@LONG
+@settings(LONG, max_examples=500)
 @given(recipes(ANY, most=10))
 def test_regions_of_random_graphs_long(recipe: Recipe) -> None:
     check_regions(prepared(recipe))
