@@ -74,7 +74,12 @@ def model_cost(model: Model, shapes: Shapes) -> ModelCost:
 def node_macs(node: Node, shapes: Shapes) -> int | None:
     """Return a node's multiply-accumulates: 0 for operators that have none, None where a shape is unknown."""
     count = _MACS.get(node.op)
-    return 0 if count is None else count(node, shapes)
+    if count is None:
+        return 0
+    try:
+        return count(node, shapes)
+    except (IndexError, TypeError, ValueError, ZeroDivisionError):
+        return None  # the node's inputs or attributes are not what its operator takes; onnxruntime says so
 
 
 def _op_name(node: Node) -> str:

@@ -18,6 +18,9 @@ from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig
 
 Shape = tuple[int, ...]
 Dims = tuple[int | str | None, ...]
+LONG_VECTOR = 2**20
+"""Elements above which onnx's propagation of values takes seconds and gigabytes."""
+
 Known = tuple[int | None, Dims | None]
 """Element type and dimensions, each None where unknown."""
 
@@ -88,7 +91,7 @@ def _computed(graph: Graph) -> Iterator[Tensor]:
 
 def _infer(proto: onnx.ModelProto) -> dict[str, Known]:
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_vector(proto))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = proto  # contradictory or unknown operators: what the file declares is all there is
     found: dict[str, Known] = {}
@@ -101,6 +104,13 @@ def _infer(proto: onnx.ModelProto) -> dict[str, Known]:
                 found[value.name] = _both(found.get(value.name), (kind.elem_type or None, _dims(kind)))
         stack.extend(a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
     return found
+
+
+def _has_long_vector(proto: onnx.ModelProto) -> bool:
+    """Whether a declared vector is so long that propagating its values, element by element, takes too much."""
+    values = (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
+    shapes = (value.type.tensor_type.shape for value in values)
+    return any(len(shape.dim) == 1 and shape.dim[0].dim_value > LONG_VECTOR for shape in shapes)
 
 
 def _both(first: Known | None, second: Known) -> Known:
@@ -124,7 +134,7 @@ def _dims(tensor_type: onnx.TypeProto.Tensor) -> Dims | None:
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     if dim.HasField("dim_value"):
-        return dim.dim_value
+        return dim.dim_value if dim.dim_value >= 0 else None  # inference subtracts what a wrong model makes it
     if dim.dim_param and not dim.dim_param.startswith("unk__"):  # onnx's own placeholder for "no idea"
         return dim.dim_param
     return None

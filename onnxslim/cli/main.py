@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from onnxslim.cli.output import Output
+from onnxslim.cli.supervision import supervised
 from onnxslim.errors import OnnxslimError, one_line
 
 COMMANDS = ("optimize", "inspect", "validate", "bench", "gate", "passes")
@@ -63,8 +64,8 @@ def group() -> None:
 
 
 def run() -> int:
-    """Entry point of the installed commands."""
-    return main()
+    """Entry point of the installed commands: the command line, watched over by a process of its own."""
+    return supervised(main)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

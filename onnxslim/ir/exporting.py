@@ -12,6 +12,14 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxslim.ir.importing import CARRIED_KINDS
 
 
+class Everything:
+    """Holds every name."""
+
+    def __contains__(self, name: object) -> bool:
+        """Whether ``name`` is held: it is."""
+        return True
+
+
 def write_graph(graph: Graph, into: onnx.GraphProto, declared: Container[str]) -> None:
     """Write ``graph`` into the empty proto ``into``; inner values are declared only if their names are ``declared``."""
     if graph.name is not None:
@@ -22,7 +30,7 @@ def write_graph(graph: Graph, into: onnx.GraphProto, declared: Container[str]) -
     into.output.extend(declaration(tensor) for tensor in graph.outputs)
     seen = {tensor.name for tensor in (*graph.inputs, *graph.outputs) if isinstance(tensor, Variable)}
     for node in graph.nodes:
-        write_node(node, into.node.add())
+        write_node(node, into.node.add(), declared)
         for tensor in (*node.inputs, *node.outputs):
             if tensor.name not in seen:
                 seen.add(tensor.name)
@@ -43,8 +51,8 @@ def _write_tensor(tensor: Tensor, into: onnx.GraphProto, declared: Container[str
         into.value_info.append(declaration(tensor))
 
 
-def write_node(node: Node, into: onnx.NodeProto) -> None:
-    """Write ``node`` into the empty proto ``into``."""
+def write_node(node: Node, into: onnx.NodeProto, declared: Container[str]) -> None:
+    """Write ``node``, its subgraphs too, into the empty proto ``into``."""
     into.op_type = node.op
     if node.name:
         into.name = node.name
@@ -52,8 +60,12 @@ def write_node(node: Node, into: onnx.NodeProto) -> None:
         into.domain = node.domain
     into.input.extend([tensor.name for tensor in node.inputs])
     into.output.extend([tensor.name for tensor in node.outputs])
-    if node.attrs:
-        into.attribute.extend(OnnxExporter.export_attributes(node.attrs))
+    for name, value in node.attrs.items():
+        if isinstance(value, Graph):
+            attribute = into.attribute.add(name=name, type=onnx.AttributeProto.GRAPH)
+            write_graph(value, attribute.g, declared)
+        else:
+            into.attribute.extend(OnnxExporter.export_attributes({name: value}))
 
 
 def declaration(tensor: Tensor) -> onnx.ValueInfoProto:

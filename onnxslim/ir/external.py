@@ -11,6 +11,9 @@ import onnx
 from onnxslim.errors import ModelError
 from onnxslim.ir.weights import DataFile, Files, data_of, is_marked, mark
 
+LONGEST_NAME = 1024
+"""Characters of the name of a file with external data."""
+
 
 def locations(model: onnx.ModelProto) -> set[str]:
     """Return the names of the files, relative to the model's folder, that ``model`` keeps tensors in."""
@@ -30,6 +33,8 @@ def open_files(path: Path, tensors: list[onnx.TensorProto], files: dict[str, Dat
     for tensor in tensors:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
+        if not isinstance(location, str):  # protobuf hands over bytes that are no UTF-8 as they are
+            raise ModelError(f"{path}: external data of tensor {tensor.name!r} has no readable name: export it again")
         if location not in files:
             files[location] = _open(path, location)
         size = files[location].size
@@ -51,6 +56,8 @@ def _open(path: Path, location: str) -> DataFile:
         raise ModelError(
             f"{path}: external data at {location!r} is outside the model's folder: export with data beside the model"
         )
+    if len(location) > LONGEST_NAME:
+        raise ModelError(f"{path}: external data has a name of {len(location)} characters: export the model again")
     place = path.parent / location
     if not place.exists():
         raise ModelError(f"{path}: external data is missing: {place}: put it beside the model")

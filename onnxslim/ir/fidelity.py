@@ -140,7 +140,7 @@ def put_back(graph: onnx.GraphProto, notes: Notes, shared: Set[str], *, nested: 
             del current.value_info[:]  # what inference found for us, it finds again: the file need not carry it
             current.value_info.extend(declared)
     if nested:
-        _hoist_captured_weights(graph, notes.outer_weights | shared)
+        _hoist_captured_weights(graph, notes.outer_weights | shared, all_of_them=notes.weights_are_inputs)
     _restore_inputs(graph, notes)
     graph.metadata_props.extend(notes.shell.metadata_props)
     if notes.shell.quantization_annotation:
@@ -165,20 +165,27 @@ def _restore_type(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto | None)
                 mine.denotation = original.denotation
 
 
-def _hoist_captured_weights(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
-    """Store a weight of the main graph once, there, although GraphSurgeon exports it with each capturer."""
+def _hoist_captured_weights(graph: onnx.GraphProto, outer: Set[str], *, all_of_them: bool) -> None:
+    """Store a weight of the main graph once, there, although it is exported with each subgraph that captures it.
+
+    Args:
+        outer: names of such weights.
+        all_of_them: whether every initializer of a subgraph must go: IR version 3 would have it an input too.
+    """
     present = {tensor.name for tensor in graph.initializer}
     for inner in _graphs(graph):
-        captured = [t for t in inner.initializer if t.name in outer]
-        if inner is graph or not captured:
+        if inner is graph or not inner.initializer:
             continue
-        for tensor in captured:
-            if tensor.name not in present:
+        given = {value.name for value in inner.input}
+        kept = []
+        for tensor in inner.initializer:
+            if tensor.name not in outer and (not all_of_them or tensor.name in given or tensor.name in present):
+                kept.append(tensor)
+            elif tensor.name not in present:
                 graph.initializer.append(tensor)
                 present.add(tensor.name)
-        own = [t for t in inner.initializer if t.name not in outer]
         del inner.initializer[:]
-        inner.initializer.extend(own)
+        inner.initializer.extend(kept)
 
 
 def _restore_inputs(graph: onnx.GraphProto, notes: Notes) -> None:

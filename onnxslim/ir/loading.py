@@ -75,6 +75,8 @@ def _parse_file(path: Path) -> tuple[onnx.ModelProto, DataFile]:
     """Read a model file without its external data, and if it is large, without its weights, which are marked."""
     if path.is_dir():
         raise ModelError(f"{path} is a folder: name the .onnx file in it")
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is no regular file: name an .onnx file")  # reading a pipe might never end
     try:
         file = DataFile(path)
     except FileNotFoundError:
@@ -124,6 +126,17 @@ def check(model: onnx.ModelProto, where: str) -> None:
         onnx.checker.check_model(_without_marked(model))
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where} is not valid ONNX: {one_line(error)}: export it again") from None
+
+
+def refuse_marked(model: onnx.ModelProto, where: str) -> None:
+    """Refuse a model in memory whose weights are in files, which are beside nothing.
+
+    Raises:
+        ModelError: a tensor has external data.
+    """
+    outside = next((tensor.name for tensor in external.tensors_of(model) if is_marked(tensor)), None)
+    if outside is not None:
+        raise ModelError(f"{where} has external data (tensor {outside!r}): load it from its path")
 
 
 def modernized(model: onnx.ModelProto, where: str) -> onnx.ModelProto:

@@ -75,6 +75,8 @@ class Model:
             where = str(path)
             loaded = loading.read(path)
             proto, files = loaded.proto, loaded.files
+        if path is None:
+            loading.refuse_marked(proto, where)
         loading.check(proto, where)
         return cls._import(loading.modernized(proto, where), where, path, files)
 

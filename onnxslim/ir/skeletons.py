@@ -8,7 +8,7 @@ import onnx
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxslim.ir.exporting import declaration, write_node
+from onnxslim.ir.exporting import Everything, declaration, write_node
 from onnxslim.ir.lookup import constant_bytes, is_standard, subgraphs_of
 
 
@@ -20,7 +20,7 @@ def fill(into: onnx.GraphProto, graph: Graph, largest: int) -> None:
     seen: set[str] = set()
     for node in graph.nodes:
         written = into.node.add()
-        write_node(node, written)
+        write_node(node, written, Everything())
         _forget_inner(written)
         for tensor in (*node.inputs, *_read_inside(node)):
             if isinstance(tensor, Constant) and tensor.name not in seen:
@@ -64,7 +64,7 @@ def fill_nodes(into: onnx.GraphProto, nodes: Sequence[Node], outputs: Sequence[s
     into.name = "extract"
     seen: set[str] = set()
     for node in nodes:
-        write_node(node, into.node.add())
+        write_node(node, into.node.add(), Everything())
         for tensor in node.inputs:
             if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -102,6 +103,7 @@ class _Run:
         self.notes: list[str] = []
         self.feed: Feed = next(iter(samples.evaluation)).feed
         self.cost = cost_of(original.model, self.feed)
+        _refuse_if_memory_lacks(self.cost.peak_activation_bytes)
         self.baseline = totals(self.cost)
         self.passes = self._pipeline()
 
@@ -255,6 +257,18 @@ class _Run:
         yield from self.notes
         if self.samples.held_out is False:
             yield "too few samples to hold any back: the same ones calibrated and judged"
+
+
+def _refuse_if_memory_lacks(activations: int | None) -> None:
+    """Refuse a model whose activations alone are more than this machine's memory, before trying."""
+    if activations is None or not hasattr(os, "sysconf"):
+        return
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if activations > physical:
+        raise ModelError(
+            f"activations take {activations / 1e9:.1f} GB at once and this machine has {physical / 1e9:.1f}: "
+            "fix smaller shapes with --shape, or give smaller samples"
+        )
 
 
 def _record(result: PassResult) -> dict[str, object]:

@@ -12,6 +12,8 @@ from onnx import TensorProto, numpy_helper
 
 from onnxslim.errors import ModelError, OutputError
 from onnxslim.ir import Constant, Model
+from onnxslim.pipeline import exact_fixed_point
+from onnxslim.workflow.registry import exact_passes
 
 
 def small_model() -> onnx.ModelProto:
@@ -252,3 +254,18 @@ def test_a_subgraph_that_declares_what_it_captures_still_captures_it() -> None:
         attribute.g.value_info.append(onnx.helper.make_tensor_value_info("a", 1, [2]))
     graph = Model.load(proto).graph
     assert [node.op for node in graph.nodes[0].outputs[0].outputs] == ["Relu", "Abs"]
+
+
+def test_in_ir_version_3_a_constant_that_a_subgraph_captures_is_stored_outside() -> None:
+    model = Model.load(
+        onnx.parser.parse_model(
+            '<ir_version: 3, opset_import: ["" : 7]> g (float[2] x, int64 n, bool go) => (float[2] z) {'
+            " c = Constant<value = float[1] {2}>() z = Loop(n, go, x) <body = b (int64 i, bool k, float[2] s)"
+            " => (bool d, float[2] u) { d = Identity(k) u = Mul(s, c) }> }"
+        )
+    )
+    exact_fixed_point(model, [kind() for kind in exact_passes()])
+    proto = model.proto()
+    onnx.checker.check_model(proto)
+    assert [tensor.name for tensor in proto.graph.initializer] == ["c"]
+    assert "c" in [value.name for value in proto.graph.input]
