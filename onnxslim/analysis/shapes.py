@@ -129,7 +129,7 @@ def _both(first: Known | None, second: Known) -> Known:
 def _dims(tensor_type: onnx.TypeProto.Tensor) -> Dims | None:
     if not tensor_type.HasField("shape"):
         return None
-    return tuple(_dim(dim) for dim in tensor_type.shape.dim)
+    return tuple(size if (size := dim.dim_value) > 0 else _dim(dim) for dim in tensor_type.shape.dim)
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

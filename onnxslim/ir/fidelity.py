@@ -98,8 +98,10 @@ def _key(node: onnx.NodeProto) -> tuple[str, str] | None:
 
 def _note_node(node: onnx.NodeProto, into: dict[tuple[str, str], onnx.NodeProto]) -> None:
     rare = [a for a in node.attribute if a.type not in _CARRIED and not a.ref_attr_name]
+    if not (rare or node.doc_string or node.metadata_props or node.overload):
+        return
     key = _key(node)
-    if key is None or not (rare or node.doc_string or node.metadata_props or node.overload):
+    if key is None:
         return
     note = onnx.NodeProto()
     for name in ("doc_string", "overload"):

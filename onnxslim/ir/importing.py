@@ -8,6 +8,7 @@ instead of in a copy of all their tensors.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
@@ -70,12 +71,8 @@ class _Importer:
         for stored in (proto.initializer, proto.sparse_initializer):
             for tensor in map(OnnxImporter.import_tensor, stored):
                 scope.tensors[tensor.name] = tensor
-        own = {name for node in proto.node for name in node.output} | {value.name for value in proto.input}
-        for value in proto.value_info:
-            if (
-                outer is None or value.name in own
-            ):  # otherwise it repeats what it captures, which is no tensor of its own
-                self._declare(value, scope)
+        for value in proto.value_info if outer is None else _of_its_own(proto):
+            self._declare(value, scope)
         graph = Graph(
             inputs=[self._end(value, scope) for value in proto.input if not self._is_constant(value.name, scope)],
             outputs=[self._end(value, scope) for value in proto.output],
@@ -128,6 +125,12 @@ class _Importer:
             else:
                 attributes |= OnnxImporter.import_attributes([attribute], {}, {}, self._opset, self._domains)
         return attributes
+
+
+def _of_its_own(subgraph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """Yield declarations but those of what a subgraph captures: it repeats them, and they are no tensors of its own."""
+    own = {name for node in subgraph.node for name in node.output} | {value.name for value in subgraph.input}
+    yield from (value for value in subgraph.value_info if value.name in own)
 
 
 def _imported(value: onnx.ValueInfoProto) -> Tensor:

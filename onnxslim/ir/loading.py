@@ -48,7 +48,7 @@ def read(path: Path) -> Loaded:
     for tensor, main in marked:
         if not (large and main and place(tensor)[2] > SMALL_TENSOR):
             external.fill(tensor, files)
-    return Loaded(model, files)
+    return Loaded(model, files if large else {})
 
 
 def locations(path: Path) -> set[str]:
@@ -111,8 +111,11 @@ def _not_onnx(where: str, size: int) -> ModelError:
     return ModelError(f"{where} is not an ONNX model, or it is truncated ({size} bytes): export or copy it again")
 
 
-def check(model: onnx.ModelProto, where: str) -> None:
+def check(model: onnx.ModelProto, where: str, files: Files) -> None:
     """Check that ``model`` is valid ONNX of a version this tool understands.
+
+    Args:
+        files: what its marked tensors are in; empty where there are none.
 
     Raises:
         ModelError: with the guards' fault or the checker's first line.
@@ -123,7 +126,7 @@ def check(model: onnx.ModelProto, where: str) -> None:
     if model.ByteSize() > PROTOBUF_LIMIT:
         return  # given in memory; the checker reads serialized bytes, and onnxruntime checks it when it loads it
     try:
-        onnx.checker.check_model(_without_marked(model))
+        onnx.checker.check_model(_without_marked(model) if files else model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ModelError(f"{where} is not valid ONNX: {one_line(error)}: export it again") from None
 
@@ -139,7 +142,7 @@ def refuse_marked(model: onnx.ModelProto, where: str) -> None:
         raise ModelError(f"{where} has external data (tensor {outside!r}): load it from its path")
 
 
-def modernized(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+def modernized(model: onnx.ModelProto, where: str, files: Files) -> onnx.ModelProto:
     """Return a checked ``model`` as it is, or one of an older opset than passes understand, converted by onnx.
 
     Raises:
@@ -148,7 +151,7 @@ def modernized(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if not 0 < opset < OLDEST_OPSET:
         return model
-    if any(is_marked(tensor) for tensor in external.tensors_of(model)):
+    if files:
         raise ModelError(f"{where}: opset {opset} is too old for a model this large: export it again")
     try:
         return onnx.version_converter.convert_version(model, OLDEST_OPSET)
@@ -161,8 +164,6 @@ def modernized(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 def _without_marked(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return ``model`` with marked tensors as inputs: the checker would look for their files elsewhere."""
-    if not any(is_marked(tensor) for tensor in external.tensors_of(model)):
-        return model
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     graph = bare.graph

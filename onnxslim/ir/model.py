@@ -77,8 +77,8 @@ class Model:
             proto, files = loaded.proto, loaded.files
         if path is None:
             loading.refuse_marked(proto, where)
-        loading.check(proto, where)
-        return cls._import(loading.modernized(proto, where), where, path, files)
+        loading.check(proto, where, files)
+        return cls._import(loading.modernized(proto, where, files), where, path, files)
 
     @classmethod
     def _import(cls, proto: onnx.ModelProto, where: str, path: Path | None, files: Files) -> Model:
