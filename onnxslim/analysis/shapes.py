@@ -36,7 +36,7 @@ def infer_shapes(model: Model) -> int:
     """
     if all(_is_known(tensor) for graph in model.graphs() for tensor in _computed(graph)):
         return 0
-    known = _infer(model.skeleton())
+    known = _infer(model.skeleton(), nested=model.nested)
     learned = 0
     for graph in model.graphs():
         for tensor in _computed(graph):
@@ -67,7 +67,7 @@ def concrete_shapes(model: Model, feed: Mapping[str, npt.NDArray[Any]] | None = 
     proto = model.skeleton()
     for value in proto.graph.input:
         _fix_input(value, (feed or {}).get(value.name), strict=feed is None)
-    known = {name: dims for name, (_, dims) in _infer(proto).items() if dims is not None}
+    known = {name: dims for name, (_, dims) in _infer(proto, nested=model.nested).items() if dims is not None}
     shapes = {name: tuple(d for d in dims if isinstance(d, int)) for name, dims in known.items() if _is_fixed(dims)}
     names = [t.name for t in _computed(model.graph) if t.name and t.name not in shapes]
     if feed and names:
@@ -89,21 +89,34 @@ def _computed(graph: Graph) -> Iterator[Tensor]:
         yield from (tensor for tensor in node.outputs if isinstance(tensor, Variable) and tensor.name)
 
 
-def _infer(proto: onnx.ModelProto) -> dict[str, Known]:
+def _infer(proto: onnx.ModelProto, *, nested: bool) -> dict[str, Known]:
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_vector(proto))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         inferred = proto  # contradictory or unknown operators: what the file declares is all there is
     found: dict[str, Known] = {}
+    kinds: dict[bytes, Known | None] = {}  # many tensors are of one type, which is read once
     stack = [inferred.graph]
     while stack:
         graph = stack.pop()
         for value in (*graph.input, *graph.value_info, *graph.output):
-            if value.type.HasField("tensor_type"):
-                kind = value.type.tensor_type
-                found[value.name] = _both(found.get(value.name), (kind.elem_type or None, _dims(kind)))
-        stack.extend(a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+            text = value.type.SerializeToString()
+            if text not in kinds:
+                kinds[text] = _kind(value.type)
+            kind = kinds[text]
+            if kind is not None:
+                name = value.name
+                found[name] = _both(found[name], kind) if name in found else kind
+        if nested:
+            stack.extend(a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
     return found
+
+
+def _kind(value_type: onnx.TypeProto) -> Known | None:
+    """Return a tensor's element type and dimensions, None for what is no tensor."""
+    if not value_type.HasField("tensor_type"):
+        return None
+    return value_type.tensor_type.elem_type or None, _dims(value_type.tensor_type)
 
 
 def _has_long_vector(proto: onnx.ModelProto) -> bool:
@@ -113,13 +126,11 @@ def _has_long_vector(proto: onnx.ModelProto) -> bool:
     return any(len(shape.dim) == 1 and shape.dim[0].dim_value > LONG_VECTOR for shape in shapes)
 
 
-def _both(first: Known | None, second: Known) -> Known:
+def _both(first: Known, second: Known) -> Known:
     """Join what two places say of one name: a subgraph repeats what it captures, often knowing less.
 
     Subgraphs side by side may give one name to different tensors: then nothing is known of either.
     """
-    if first is None:
-        return second
     dtype, dims = first[0] or second[0], second[1] if first[1] is None else first[1]
     if second[0] not in (None, dtype):
         return None, None
@@ -147,8 +158,11 @@ def _learn(tensor: Tensor, dtype: int | None, dims: Dims | None) -> bool:
         learned = True
     if dims is None:
         return learned
-    merged = dims if tensor.shape is None else _merge(tuple(tensor.shape), dims)
-    if merged is None or (tensor.shape is not None and merged == tuple(tensor.shape)):
+    if tensor.shape is None:
+        tensor.shape = list(dims)
+        return True
+    merged = _merge(tuple(tensor.shape), dims)
+    if merged is None or merged == tuple(tensor.shape):
         return learned
     tensor.shape = list(merged)
     return True
