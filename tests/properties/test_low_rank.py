@@ -67,7 +67,7 @@ def test_random_graphs() -> None:
         split[check(made(recipe)) > 0] += 1
 
     holds()
-    assert split[True] > 0.2 * split.total(), "hardly any random graph has layers to split"
+    assert split[True] >= 4, "hardly any random graph has layers to split"
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_random_graphs() -> None:
         cut[check_recipe(recipe, item, exact_first=exact_first) > 0] += 1
 
     holds()
-    assert cut[True] > 0.1 * cut.total(), "hardly any random graph has channels to cut"
+    assert cut[True] >= 3, "hardly any random graph has channels to cut"
 
 
 @pytest.mark.slow
