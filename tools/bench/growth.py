@@ -55,10 +55,12 @@ def _measure(model: onnx.ModelProto, rounds: int, peers: Path) -> dict[str, floa
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.onnx"
         onnx.save_model(model, str(path))
+        small = Path(folder) / "small.onnx"
+        onnx.save_model(blocks(100), str(small))
         for index in range(rounds):
             for tool in TOOLS if index % 2 == 0 else TOOLS[::-1]:
                 python = str(peers) if tool == "onnxsim" else sys.executable
-                command = [python, str(WORKER), tool, str(path), str(Path(folder) / f"{tool}.onnx"), "1"]
+                command = [python, str(WORKER), tool, str(path), str(Path(folder) / f"{tool}.onnx"), "1", str(small)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode == 0:
                     best[tool] = min(best[tool], json.loads(done.stdout.splitlines()[-1])["seconds"])
