@@ -108,7 +108,7 @@ class _Importer:
         node.__dict__.update(
             op=proto.op_type,
             name=proto.name,
-            attrs=self._attributes(proto, scope) if proto.attribute else OrderedDict(),
+            attrs=self._attributes(proto, scope) if proto.attribute else {},
             domain=proto.domain if proto.HasField("domain") else None,
             inputs=_linked(node, "outputs", [scope.read(name) for name in proto.input]),
             outputs=_linked(node, "inputs", [scope.own(name) for name in proto.output]),
