@@ -32,8 +32,8 @@ def write_graph(graph: Graph, into: onnx.GraphProto, declared: Container[str]) -
     for node in graph.nodes:
         write_node(node, into.node.add(), declared)
         for tensor in (*node.inputs, *node.outputs):
-            if tensor.name not in seen:
-                seen.add(tensor.name)
+            if tensor.name not in seen and (isinstance(tensor, Constant) or tensor.inputs[:1] == [node]):
+                seen.add(tensor.name)  # what a subgraph captures is declared outside
                 _write_tensor(tensor, into, declared)
     for tensor in graph.outputs:
         if isinstance(tensor, Constant) and tensor.name not in seen:

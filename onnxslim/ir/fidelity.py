@@ -25,6 +25,10 @@ _CARRIED = {
     onnx.AttributeProto.STRINGS,
 }
 
+_CARRIED_NODE_FIELDS = ("input", "output", "name", "op_type", "domain", "attribute")
+_NODE_FIELDS = tuple(f.name for f in onnx.NodeProto.DESCRIPTOR.fields if f.name not in _CARRIED_NODE_FIELDS)
+"""Fields of a node that GraphSurgeon does not carry: doc string, metadata, and whatever onnx adds."""
+
 
 @dataclass(frozen=True)
 class Notes:
@@ -42,6 +46,8 @@ class Notes:
     weights_are_inputs: bool = False
     """IR version 3 demands that every initializer is an input too."""
     outer_weights: frozenset[str] = frozenset()
+    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    """By name: doc strings and metadata of initializers, which are lost when their values are looked at."""
 
 
 def take_notes(model: onnx.ModelProto) -> Notes:
@@ -59,6 +65,11 @@ def take_notes(model: onnx.ModelProto) -> Notes:
         weights_are_inputs=model.ir_version < 4,
         outer_weights=frozenset(initializers),
     )
+    for tensor in graph.initializer:
+        if tensor.doc_string or tensor.metadata_props:
+            notes.tensors[tensor.name] = onnx.TensorProto(
+                doc_string=tensor.doc_string, metadata_props=tensor.metadata_props
+            )
     if model.ir_version >= 4 and both:
         for name in both:
             kept = onnx.TensorProto()
@@ -97,23 +108,39 @@ def _key(node: onnx.NodeProto) -> tuple[str, str] | None:
 
 
 def _note_node(node: onnx.NodeProto, into: dict[tuple[str, str], onnx.NodeProto]) -> None:
-    rare = [a for a in node.attribute if a.type not in _CARRIED and not a.ref_attr_name]
-    if not (rare or node.doc_string or node.metadata_props or node.overload):
+    rare = [a for a in node.attribute if _is_rare(a)]
+    if not rare and not any(getattr(node, name) for name in _NODE_FIELDS):
         return
     key = _key(node)
     if key is None:
         return
     note = onnx.NodeProto()
-    for name in ("doc_string", "overload"):
-        if getattr(node, name):  # an empty string that is set differs from one that is not
-            setattr(note, name, getattr(node, name))
-    note.metadata_props.extend(node.metadata_props)
+    note.CopyFrom(node)
+    for name in _CARRIED_NODE_FIELDS:
+        note.ClearField(name)
     note.attribute.extend(rare)
     into[key] = note
     if rare:
-        kept = [a for a in node.attribute if a.type in _CARRIED or a.ref_attr_name]
+        kept = [a for a in node.attribute if not _is_rare(a)]
         del node.attribute[:]
         node.attribute.extend(kept)
+
+
+def _is_rare(attribute: onnx.AttributeProto) -> bool:
+    """Whether GraphSurgeon does not carry an attribute: of another type, or bytes that are no text."""
+    if attribute.ref_attr_name:
+        return False
+    if attribute.type in (onnx.AttributeProto.STRING, onnx.AttributeProto.STRINGS):
+        return not all(map(_is_text, (attribute.s, *attribute.strings)))
+    return attribute.type not in _CARRIED
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def shared_constants(graph: Graph) -> set[str]:
@@ -143,6 +170,10 @@ def put_back(graph: onnx.GraphProto, notes: Notes, shared: Set[str], *, nested: 
             current.value_info.extend(declared)
     if nested:
         _hoist_captured_weights(graph, notes.outer_weights | shared, all_of_them=notes.weights_are_inputs)
+    for tensor in graph.initializer if notes.tensors else ():
+        if tensor.name in notes.tensors:
+            tensor.ClearField("metadata_props")
+            tensor.MergeFrom(notes.tensors[tensor.name])
     _restore_inputs(graph, notes)
     graph.metadata_props.extend(notes.shell.metadata_props)
     if notes.shell.quantization_annotation:
@@ -157,6 +188,8 @@ def _restore_type(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto | None)
     if not noted.type.HasField("tensor_type"):
         value.CopyFrom(noted)
         return
+    if noted.type.denotation:
+        value.type.denotation = noted.type.denotation
     if noted.doc_string:
         value.doc_string = noted.doc_string
     value.metadata_props.extend(noted.metadata_props)

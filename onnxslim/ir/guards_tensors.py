@@ -31,6 +31,8 @@ _BITS: dict[int, int] = {
 """Bits of an element where it is stored raw; later onnx adds types, which the checker then knows."""
 _BITS.update({_T.DataType.Value(name): 2 for name in ("UINT2", "INT2") if name in _T.DataType.keys()})  # noqa: SIM118
 
+_KNOWN = set(_T.DataType.values()) - {_T.UNDEFINED}
+
 _FIELDS: dict[int, str] = {
     **dict.fromkeys((_T.FLOAT, _T.COMPLEX64), "float_data"),
     **dict.fromkeys((_T.DOUBLE, _T.COMPLEX128), "double_data"),
@@ -54,7 +56,7 @@ def check_tensor(tensor: onnx.TensorProto) -> None:
     count = _count(tensor.dims)
     kind: int = tensor.data_type
     bits = _BITS.get(kind)
-    if bits is None and kind != _T.STRING:
+    if kind not in _KNOWN:
         raise Fault(f"it has elements of the unknown type {kind}")
     if tensor.data_location == _T.EXTERNAL:
         _check_place(tensor, count)

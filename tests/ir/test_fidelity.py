@@ -1,0 +1,342 @@
+"""What a file can hold comes back as it was: through load and save, and past passes that do not own it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from onnxslim.errors import ModelError
+from onnxslim.ir import Model
+from onnxslim.pipeline import exact_fixed_point
+from onnxslim.workflow.registry import exact_passes
+
+NEWEST_IR = int(onnx.IR_VERSION)
+NEWEST_OPSET = onnx.defs.onnx_opset_version()
+TYPES = {name: number for name, number in TensorProto.DataType.items() if name != "UNDEFINED"}
+
+
+def model(graph: onnx.GraphProto, opset: int = 21, ir_version: int = 10) -> onnx.ModelProto:
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=ir_version)
+
+
+def unary(op: str = "Relu", **attributes: Any) -> onnx.GraphProto:
+    node = oh.make_node(op, ["x"], ["y"], **attributes)
+    ends = [oh.make_tensor_value_info(name, 1, ["n", 3]) for name in "xy"]
+    return oh.make_graph([node], "g", ends[:1], ends[1:])
+
+
+def same(proto: onnx.ModelProto) -> None:
+    loaded = Model.load(proto)
+    assert loaded.proto() == proto
+    assert loaded.copy().proto() == proto
+
+
+def after_exact(proto: onnx.ModelProto) -> onnx.ModelProto:
+    loaded = Model.load(proto)
+    exact_fixed_point(loaded, [kind() for kind in exact_passes()])
+    result = loaded.proto()
+    onnx.checker.check_model(result)
+    return result
+
+
+@pytest.mark.parametrize("version", range(3, NEWEST_IR + 1))
+def test_ir_versions(version: int) -> None:
+    same(model(unary(), 8 if version < 7 else 12, version))
+
+
+@pytest.mark.parametrize("opset", range(7, NEWEST_OPSET + 1))
+def test_opsets(opset: int) -> None:
+    same(model(unary(), opset, NEWEST_IR))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("place", ["initializer", "Constant"])
+def test_data_types(kind: str, place: str) -> None:
+    number = TYPES[kind]
+    values: Any = [b"a", b"\xff\x00"] if kind == "STRING" else [1, 0]
+    tensor = oh.make_tensor("c", number, [2], values)
+    nodes = [oh.make_node("Identity", ["c"], ["y"], domain="com.example")]
+    if place == "Constant":
+        nodes.insert(0, oh.make_node("Constant", [], ["c"], value=oh.make_tensor("v", number, [2], values)))
+    given = oh.make_tensor_value_info("x", number, [2])
+    graph = oh.make_graph(
+        [*nodes, oh.make_node("Identity", ["x"], ["z"], domain="com.example")],
+        "g",
+        [given],
+        [oh.make_tensor_value_info(name, number, [2]) for name in "yz"],
+        [tensor] if place == "initializer" else [],
+    )
+    proto = model(graph, NEWEST_OPSET, NEWEST_IR)
+    proto.opset_import.add(domain="com.example", version=1)
+    same(proto)
+    stored = {t.name: t for t in after_exact(proto).graph.initializer}
+    assert stored["c"].data_type == number
+    assert list(stored["c"].string_data) == list(tensor.string_data)
+    if kind != "STRING":
+        assert numpy_helper.to_array(stored["c"]).tobytes() == numpy_helper.to_array(tensor).tobytes()
+
+
+def test_raw_data_stays_raw() -> None:
+    graph = unary("Add")
+    graph.node[0].input.append("c")
+    graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "c"))
+    same(model(graph))
+
+
+def attribute_of_every_type() -> onnx.GraphProto:
+    graph = unary("Thing", domain="com.example")
+    tensor = numpy_helper.from_array(np.ones(2, np.float32), "t")
+    indices = numpy_helper.from_array(np.array([1, 3]), "i")
+    sparse = oh.make_sparse_tensor(tensor, indices, [5])
+    inner = oh.make_graph([oh.make_node("Relu", ["x"], ["r"])], "inner", [], [oh.make_tensor_value_info("r", 1, [3])])
+    kind = oh.make_tensor_type_proto(1, [2])
+    values = {
+        "f": 1.5,
+        "i": 2,
+        "s": "text",
+        "raw": b"\xff\x00",
+        "t": tensor,
+        "g": inner,
+        "fs": [1.0, 2.0],
+        "is": [1, 2],
+        "ss": ["a", "b"],
+        "ts": [tensor, tensor],
+        "gs": [inner],
+        "sp": sparse,
+        "sps": [sparse],
+        "tp": kind,
+        "tps": [kind, kind],
+    }
+    graph.node[0].attribute.extend(oh.make_attribute(name, value) for name, value in sorted(values.items()))
+    return graph
+
+
+def test_attributes_of_every_type() -> None:
+    proto = model(attribute_of_every_type())
+    proto.opset_import.add(domain="com.example", version=1)
+    assert {a.type for a in proto.graph.node[0].attribute} == set(AttributeProto.AttributeType.values()) - {0}
+    returned = Model.load(proto).proto()
+    ours, theirs = ({a.name: a for a in m.graph.node[0].attribute} for m in (returned, proto))
+    assert ours == theirs
+
+
+def test_constant_nodes_of_every_form() -> None:
+    sparse = oh.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "v"), numpy_helper.from_array(np.array([1]), "i"), [3]
+    )
+    forms: dict[str, Any] = {
+        "value": numpy_helper.from_array(np.ones(3, np.float32), "v"),
+        "value_float": 1.0,
+        "value_floats": [1.0, 2.0],
+        "value_int": 1,
+        "value_ints": [1, 2],
+        "value_string": "s",
+        "value_strings": ["s", "t"],
+        "sparse_value": sparse,
+    }
+    nodes = [oh.make_node("Constant", [], [name], **{name: value}) for name, value in forms.items()]
+    nodes.append(oh.make_node("Thing", list(forms), ["y"], domain="com.example"))
+    proto = model(oh.make_graph(nodes, "g", [], [oh.make_tensor_value_info("y", 1, [3])]))
+    proto.opset_import.add(domain="com.example", version=1)
+    same(proto)
+    assert list(after_exact(proto).graph.node[-1].input) == list(forms)
+
+
+def kinds_of_values() -> onnx.ModelProto:
+    tensor = oh.make_tensor_type_proto(1, ["n"])
+    kinds = {
+        "seq": oh.make_sequence_type_proto(tensor),
+        "opt": oh.make_optional_type_proto(tensor),
+        "optseq": oh.make_optional_type_proto(oh.make_sequence_type_proto(tensor)),
+        "map": oh.make_map_type_proto(7, tensor),
+        "sparse": oh.make_sparse_tensor_type_proto(1, [3]),
+    }
+    nodes = [oh.make_node("Thing", [name], [f"{name}_y"], domain="com.example") for name in kinds]
+    inputs = [oh.make_value_info(name, kind) for name, kind in kinds.items()]
+    outputs = [oh.make_value_info(f"{name}_y", kind) for name, kind in kinds.items()]
+    proto = model(oh.make_graph(nodes, "g", inputs, outputs))
+    proto.opset_import.add(domain="com.example", version=1)
+    return proto
+
+
+def test_sequences_optionals_maps_and_sparse_values() -> None:
+    proto = kinds_of_values()
+    same(proto)
+    assert after_exact(proto).graph == proto.graph
+
+
+def function_model() -> onnx.ModelProto:
+    scaled = oh.make_node("LeakyRelu", ["a"], ["b"])
+    scaled.attribute.add(name="alpha", ref_attr_name="slope", type=AttributeProto.FLOAT)
+    function = oh.make_function(
+        "com.example", "Leak", ["a"], ["b"], [scaled], [oh.make_opsetid("", 18)], attributes=["slope"]
+    )
+    function.doc_string = "a function"
+    function.metadata_props.add(key="k", value="v")
+    graph = unary("Leak", domain="com.example", slope=0.2)
+    proto = model(graph)
+    proto.opset_import.add(domain="com.example", version=1)
+    proto.functions.append(function)
+    return proto
+
+
+def test_local_functions() -> None:
+    same(function_model())
+    assert after_exact(function_model()) == function_model()
+
+
+@pytest.mark.parametrize("names", [["", ""], ["same", "same"]])
+def test_node_names(names: list[str]) -> None:
+    first, second = oh.make_node("Relu", ["x"], ["m"], names[0]), oh.make_node("Sigmoid", ["m"], ["y"], names[1])
+    graph = unary()
+    del graph.node[:]
+    graph.node.extend([first, second])
+    same(model(graph))
+
+
+def test_omitted_inputs_and_outputs() -> None:
+    node = oh.make_node("Thing", ["", "x", "", "x"], ["", "y", ""], domain="com.example")
+    graph = unary()
+    del graph.node[:]
+    graph.node.append(node)
+    proto = model(graph)
+    proto.opset_import.add(domain="com.example", version=1)
+    same(proto)
+    assert after_exact(proto).graph.node[0] == node
+
+
+def test_ends_of_every_kind() -> None:
+    """An unused input, outputs that are an input, an initializer, and a tensor that is read on."""
+    graph = oh.make_graph(
+        [oh.make_node("Relu", ["x"], ["m"]), oh.make_node("Add", ["m", "m"], ["y"])],
+        "g",
+        [oh.make_tensor_value_info(name, 1, [3]) for name in ("x", "unused")],
+        [oh.make_tensor_value_info(name, 1, [3]) for name in ("y", "m", "x", "c")],
+        [numpy_helper.from_array(np.ones(3, np.float32), "c")],
+    )
+    same(model(graph))
+    result = after_exact(model(graph)).graph
+    assert list(result.input) == list(graph.input)
+    assert list(result.output) == list(graph.output)
+    assert [t.name for t in result.initializer] == ["c"]
+
+
+def nested() -> onnx.ModelProto:
+    """A Loop in an If, capturing what is two graphs away; an inner name that shadows nothing used there."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[3] x, bool go, int64 n) => (float[3] y)
+        <float[3] w = {1, 2, 3}> {
+          a = Mul(x, w)
+          y = If(go) <
+            then_branch = t () => (float[3] p) {
+              p = Loop(n, go, a) <body = b (int64 i, bool k, float[3] s) => (bool d, float[3] u)
+                { d = Identity(k)  u = Add(s, w) }>
+            },
+            else_branch = e () => (float[3] q) { q = Sub(a, w) }>
+        }"""
+    return onnx.parser.parse_model(text)
+
+
+def test_subgraphs_capture_and_weights_stay_one() -> None:
+    same(nested())
+    result = after_exact(nested())
+    assert [t.name for t in result.graph.initializer] == ["w"]
+    inner = next(node for node in result.graph.node if node.op_type == "If")
+    assert not any(attribute.g.initializer for attribute in inner.attribute)
+
+
+def test_a_weight_shared_by_two_layers_stays_shared() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[2, 2] x) => (float[2, 2] y)
+        <float[2, 2] w = {1, 2, 3, 4}> { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, w) }"""
+    result = after_exact(onnx.parser.parse_model(text))
+    assert [t.name for t in result.graph.initializer] == ["w"]
+
+
+def test_sparse_initializers_are_refused_in_one_line() -> None:
+    graph = unary()
+    sparse = oh.make_sparse_tensor(
+        numpy_helper.from_array(np.ones(1, np.float32), "s"), numpy_helper.from_array(np.array([1]), "i"), [3]
+    )
+    graph.sparse_initializer.append(sparse)
+    with pytest.raises(ModelError, match="sparse") as caught:
+        Model.load(model(graph))
+    assert "\n" not in str(caught.value)
+
+
+# ---- every field ---------------------------------------------------------------------------------------------
+
+
+def _annotate(proto: onnx.ModelProto) -> None:
+    graph, node = proto.graph, proto.graph.node[0]
+    graph.quantization_annotation.add(tensor_name="y").quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
+    for holder in (proto, graph, node, graph.input[0], graph.initializer[0]):
+        holder.metadata_props.add(key="k", value="v")
+        holder.doc_string = "said"
+    graph.value_info[0].doc_string = "inner"
+    graph.input[0].type.tensor_type.shape.dim[0].denotation = "DATA_BATCH"
+    graph.input[0].type.denotation = "IMAGE"
+
+
+FIELDS: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "ModelProto.training_info": lambda m: m.training_info.add().algorithm.node.add(op_type="Relu"),
+    "ModelProto.configuration": lambda m: m.configuration.add(name="c", num_devices=2),
+    "NodeProto.device_configurations": lambda m: m.graph.node[0].device_configurations.add(configuration_id="c"),
+    "NodeProto.overload": lambda m: setattr(m.graph.node[0], "overload", "o"),
+}
+"""How to set fields that a plain value would not do for."""
+
+NORMALIZED = {
+    "GraphProto.sparse_initializer": "refused, by name",
+    "NodeProto.domain": "changes what the node is",
+    "NodeProto.op_type": "changes what the node is",
+}
+
+
+def base() -> onnx.ModelProto:
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[n, 3] x) => (float[n, 3] y)
+        <float[3] w = {1, 2, 3}, float[n, 3] a> { a = Add(x, w)  y = Relu(a) }"""
+    return onnx.parser.parse_model(text)
+
+
+def test_annotations_everywhere() -> None:
+    proto = base()
+    _annotate(proto)
+    same(proto)
+    result = after_exact(proto)
+    for changed in (proto, result):  # values that were looked at are stored raw
+        changed.graph.initializer[0].ClearField("float_data")
+        changed.graph.initializer[0].ClearField("raw_data")
+    assert result == proto
+
+
+def _fields() -> list[str]:
+    messages = (onnx.ModelProto, onnx.GraphProto, onnx.NodeProto, onnx.ValueInfoProto)
+    return [f"{m.DESCRIPTOR.name}.{field.name}" for m in messages for field in m.DESCRIPTOR.fields]
+
+
+@pytest.mark.parametrize("name", _fields())
+def test_every_field_that_onnx_knows_comes_back(name: str) -> None:
+    """Fields that a later onnx adds are found here by themselves, and fail until they are carried."""
+    message, _, field = name.partition(".")
+    if name in NORMALIZED:
+        pytest.skip(NORMALIZED[name])
+    proto = base()
+    holders = {"ModelProto": proto, "GraphProto": proto.graph, "NodeProto": proto.graph.node[0]}
+    holder = holders.get(message, proto.graph.input[0])
+    if name in FIELDS:
+        FIELDS[name](proto)
+    else:
+        descriptor = holder.DESCRIPTOR.fields_by_name[field]
+        if descriptor.message_type is not None or getattr(holder, field):
+            return  # set already in the base, or a message that another case holds
+        if descriptor.type == FieldDescriptor.TYPE_STRING:
+            setattr(holder, field, "value")
+        else:
+            setattr(holder, field, 3)
+    assert Model.load(proto).proto() == proto
