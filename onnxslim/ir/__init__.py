@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 
+from onnxslim.ir.dimensions import fix_batch, fix_input
 from onnxslim.ir.lookup import (
     anchor_of,
     array_of,
@@ -41,6 +42,8 @@ __all__ = [
     "constant_bytes",
     "consumers",
     "dims_of",
+    "fix_batch",
+    "fix_input",
     "graph_nodes",
     "is_standard",
     "numpy_dtype",

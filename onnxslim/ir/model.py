@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
-from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
+from onnx_graphsurgeon import Constant, Graph, Node
 from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
@@ -247,42 +247,6 @@ class Model:
         """Declare that nodes of ``domain`` are used, at ``version``, unless the model declares it already."""
         if domain not in {entry.domain for entry in self._shell.opset_import}:
             self._shell.opset_import.add(domain=domain, version=version)
-
-    def fix_input(self, name: str, shape: Sequence[int]) -> None:
-        """Fix the dynamic dimensions of input ``name`` to ``shape``; a symbol is replaced wherever it stands.
-
-        Raises:
-            ModelError: no such input, another rank, or a dimension that the model fixes to something else.
-        """
-        tensor = self._input(name)
-        old = tuple(tensor.shape) if tensor.shape is not None else (None,) * len(shape)
-        fits = len(old) == len(shape) and all(not isinstance(a, int) or a == b for a, b in zip(old, shape, strict=True))
-        if not fits:
-            wanted, given = ("x".join(str(dim) for dim in dims) for dims in (old, shape))
-            raise ModelError(f"input {name!r} is {wanted} in the model: it cannot be fixed to {given}")
-        tensor.shape = list(shape)
-        self._substitute({dim: size for dim, size in zip(old, shape, strict=True) if isinstance(dim, str)})
-
-    def fix_batch(self, size: int) -> None:
-        """Fix the first dimension of every input where it is dynamic."""
-        for spec in self.inputs:
-            if spec.shape and not isinstance(spec.shape[0], int):
-                self._input(spec.name).shape[0] = size
-                self._substitute({spec.shape[0]: size} if spec.shape[0] else {})
-
-    def _input(self, name: str) -> Tensor:
-        tensor = next((t for t in self.graph.inputs if t.name == name), None)
-        if tensor is None:
-            names = ", ".join(t.name for t in self.graph.inputs)
-            raise ModelError(f"the model has no input {name!r}: its inputs are {names}")
-        return tensor
-
-    def _substitute(self, symbols: Mapping[str, int]) -> None:
-        """Replace symbolic dimensions by sizes in every declared shape."""
-        for graph in self.graphs():
-            for tensor in graph.tensors().values():
-                if isinstance(tensor, Variable) and tensor.shape is not None:
-                    tensor.shape = [symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in tensor.shape]
 
     def graphs(self) -> Iterator[Graph]:
         """Yield the main graph, then every subgraph at any depth."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from onnxslim.analysis import ModelCost
-from onnxslim.ir import Model
+from onnxslim.ir import Model, fix_batch, fix_input
 from onnxslim.ir.loading import file_facts
 from onnxslim.ir.saving import Placed
 from onnxslim.report.network import ModelSummary
@@ -66,6 +66,6 @@ def _facts(placed: Placed) -> tuple[int, str]:
 def fix_shapes(model: Model, shapes: Mapping[str, Sequence[int]], batch: int | None) -> None:
     """Fix inputs of ``model`` in place; ``batch`` applies to inputs whose first dimension is dynamic."""
     for name, shape in shapes.items():
-        model.fix_input(name, shape)
+        fix_input(model, name, shape)
     if batch is not None:
-        model.fix_batch(batch)
+        fix_batch(model, batch)

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnxslim.errors import ModelError, OutputError
-from onnxslim.ir import Constant, Model
+from onnxslim.ir import Constant, Model, fix_input
 from onnxslim.pipeline import exact_fixed_point
 from onnxslim.workflow.registry import exact_passes
 
@@ -128,7 +128,7 @@ def test_a_captured_weight_is_stored_once() -> None:
 
 def test_fixing_an_input_replaces_its_symbol_everywhere() -> None:
     model = Model.load(small_model())
-    model.fix_input("x", (4, 2))
+    fix_input(model, "x", (4, 2))
     assert model.inputs[0].shape == (4, 2)
     assert model.outputs[0].shape == (4, 3)
 
@@ -139,7 +139,7 @@ def test_fixing_an_input_replaces_its_symbol_everywhere() -> None:
 )
 def test_fixing_refuses_what_does_not_fit(name: str, shape: tuple[int, ...], fragment: str) -> None:
     with pytest.raises(ModelError, match=fragment):
-        Model.load(small_model()).fix_input(name, shape)
+        fix_input(Model.load(small_model()), name, shape)
 
 
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from onnxslim.errors import ModelError, OutputError
-from onnxslim.ir import Model
+from onnxslim.ir import Model, fix_input
 from onnxslim.mobile import OrtFiles, emit_ort, operators_of, stamp, write_manifest
 from onnxslim.mobile.ort_package import check_ort, place
 from onnxslim.runtime import RuntimeRefusal, Session, SessionConfig
@@ -223,7 +223,7 @@ def test_the_manifest(package: Package) -> None:
 def test_a_detector_whose_output_barely_moves(zoo: Path, tmp_path: Path) -> None:
     """Its sigmoids return 1e-5 on noise, so kernels that sum in another order differ by more than their range."""
     model = Model.load(zoo / "ppocrv4_det.onnx")
-    model.fix_input("x", [1, 3, 64, 64])
+    fix_input(model, "x", [1, 3, 64, 64])
     out = tmp_path / "out.onnx"
     model.save(out)
     files = emit_ort(out, ARM, {"x": np.random.default_rng(0).random((1, 3, 64, 64)).astype(np.float32)})
