@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Any
 
+import numpy as np
 import onnx
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
-from onnx_graphsurgeon.ir.tensor import SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from onnxslim.ir.importing import CARRIED_KINDS
+from onnxslim.ir.importing import CARRIED_KINDS, Overload
 
 
 class Everything:
@@ -46,8 +48,8 @@ def _write_tensor(tensor: Tensor, into: onnx.GraphProto, declared: Container[str
         if isinstance(tensor._values, SparseValues):
             into.sparse_initializer.append(OnnxExporter.export_sparse_tensor_proto(tensor))
         else:
-            into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
-    elif tensor.name in declared and (tensor.dtype is not None or tensor.shape is not None):
+            into.initializer.append(stored(tensor))
+    elif tensor.name in declared:
         into.value_info.append(declaration(tensor))
 
 
@@ -64,12 +66,37 @@ def write_node(node: Node, into: onnx.NodeProto, declared: Container[str]) -> No
         if isinstance(value, Graph):
             attribute = into.attribute.add(name=name, type=onnx.AttributeProto.GRAPH)
             write_graph(value, attribute.g, declared)
+        elif isinstance(value, Overload):
+            into.overload = value
         else:
-            into.attribute.extend(OnnxExporter.export_attributes({name: value}))
+            into.attribute.append(_attribute(name, value))
+
+
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    if isinstance(value, onnx.AttributeProto):
+        return value  # of a type that GraphSurgeon does not know: as it was read
+    if isinstance(value, list) and not value:
+        return onnx.AttributeProto(name=name, type=getattr(value, "kind", onnx.AttributeProto.INTS))
+    if isinstance(value, Constant):
+        return onnx.helper.make_attribute(name, stored(value))
+    return OnnxExporter.export_attributes({name: value})[0]
+
+
+def stored(tensor: Constant) -> onnx.TensorProto:
+    """Return a constant as it is stored; types that numpy lacks, which GraphSurgeon does not pack, as onnx does."""
+    values = tensor._values
+    if isinstance(values, LazyValues) or (values.dtype.isbuiltin == 1 and values.dtype.kind != "O"):
+        return OnnxExporter.export_tensor_proto(tensor)
+    return onnx.numpy_helper.from_array(values, tensor.name)
 
 
 def declaration(tensor: Tensor) -> onnx.ValueInfoProto:
     """Return a tensor's name, type and shape, as far as GraphSurgeon knows; its notes know the rarer kinds."""
-    if isinstance(tensor, Variable) and tensor.type not in CARRIED_KINDS:
+    kind = tensor.type if isinstance(tensor, Variable) else "tensor_type"
+    if kind not in CARRIED_KINDS:
         return onnx.ValueInfoProto(name=tensor.name)
+    dtype = tensor.dtype
+    if kind == "tensor_type" and isinstance(dtype, np.dtype) and dtype.isbuiltin != 1:
+        number = onnx.helper.np_dtype_to_tensor_dtype(dtype)  # GraphSurgeon mistakes some
+        return onnx.helper.make_tensor_value_info(tensor.name, number, tensor.shape)
     return OnnxExporter.export_value_info_proto(tensor, do_type_check=False)

@@ -130,7 +130,7 @@ class _Scope:
         for sparse in attribute.sparse_tensors:
             check_sparse(sparse)
         for graph in attribute.graphs:
-            self._enter(attribute.name, graph, node)
+            _check_graph(graph, (), f"in {attribute.name}, whose graphs see nothing outside: ", self.depth + 1)
 
     def _enter(self, name: str, graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
         if self.depth >= DEEPEST:

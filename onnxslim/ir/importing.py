@@ -1,6 +1,6 @@
 """From a GraphProto to a GraphSurgeon graph, several times as fast as GraphSurgeon's own import of nodes.
 
-GraphSurgeon still reads tensors and attributes. Nodes are linked to their tensors directly: its lists, which keep both
+GraphSurgeon still reads tensors. Nodes are linked to their tensors directly: its lists, which keep both
 ends of every edge, need no synchronizing while both ends are new. A subgraph looks names up in the graphs around it
 instead of in a copy of all their tensors.
 """
@@ -8,7 +8,7 @@ instead of in a copy of all their tensors.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
@@ -16,7 +16,8 @@ from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
 from onnx_graphsurgeon.importers.onnx_importer import OnnxImporter
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
-_GRAPH = onnx.AttributeProto.GRAPH
+_A = onnx.AttributeProto
+_GRAPH = _A.GRAPH
 
 CARRIED_KINDS = ("tensor_type", "sequence_type", "sparse_tensor_type")
 """Kinds of values whose types GraphSurgeon carries."""
@@ -30,6 +31,41 @@ def import_graph(model: onnx.ModelProto) -> Graph:
         AttributeError, KeyError, TypeError, ValueError: GraphSurgeon stumbled.
     """
     return _Importer(model).graph(model.graph, None)
+
+
+class Overload(str):
+    """Which of several local functions of one name a node calls; kept with its attributes, which copies carry."""
+
+    KEY = "\0overload"
+    """No attribute can have this name."""
+
+
+class Empty(list[Any]):
+    """An empty list among attributes, which remembers what it is a list of."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__()
+        self.kind = kind
+
+
+def _text(data: bytes) -> str | bytes:
+    """Return text, or bytes that are none as they are."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+_READERS: dict[int, Callable[[onnx.AttributeProto], Any]] = {
+    _A.FLOAT: lambda attribute: attribute.f,
+    _A.INT: lambda attribute: attribute.i,
+    _A.STRING: lambda attribute: _text(attribute.s),
+    _A.TENSOR: lambda attribute: OnnxImporter.import_tensor(attribute.t),
+    _A.FLOATS: lambda attribute: list(attribute.floats) or Empty(_A.FLOATS),
+    _A.INTS: lambda attribute: list(attribute.ints) or Empty(_A.INTS),
+    _A.STRINGS: lambda attribute: [_text(data) for data in attribute.strings] or Empty(_A.STRINGS),
+}
+"""How attributes are read, by their type; graphs and rarer ones are not here."""
 
 
 class _Scope:
@@ -108,7 +144,7 @@ class _Importer:
         node.__dict__.update(
             op=proto.op_type,
             name=proto.name,
-            attrs=self._attributes(proto, scope) if proto.attribute else {},
+            attrs=self._attributes(proto, scope) if proto.attribute or proto.overload else {},
             domain=proto.domain if proto.HasField("domain") else None,
             inputs=_linked(node, "outputs", [scope.read(name) for name in proto.input]),
             outputs=_linked(node, "inputs", [scope.own(name) for name in proto.output]),
@@ -116,14 +152,18 @@ class _Importer:
         return node
 
     def _attributes(self, proto: onnx.NodeProto, scope: _Scope) -> OrderedDict[str, Any]:
-        if all(attribute.type != _GRAPH for attribute in proto.attribute):
-            return OnnxImporter.import_attributes(proto.attribute, {}, {}, self._opset, self._domains)
         attributes: OrderedDict[str, Any] = OrderedDict()
+        if proto.overload:
+            attributes[Overload.KEY] = Overload(proto.overload)
         for attribute in proto.attribute:
-            if attribute.type == _GRAPH and not attribute.ref_attr_name:
+            kind = attribute.type
+            read = None if attribute.ref_attr_name else _READERS.get(kind)
+            if read is not None:
+                attributes[attribute.name] = read(attribute)
+            elif kind == _GRAPH and not attribute.ref_attr_name:
                 attributes[attribute.name] = self.graph(attribute.g, scope)
             else:
-                attributes |= OnnxImporter.import_attributes([attribute], {}, {}, self._opset, self._domains)
+                attributes[attribute.name] = attribute  # passes see that there is something, and leave it alone
         return attributes
 
 

@@ -49,9 +49,17 @@ def array_of(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     if isinstance(tensor._values, StoredValues):
         return tensor._values.load()  # not kept: it can be mapped again
     if tensor.dtype == object and not isinstance(tensor._values, np.ndarray):
-        strings: npt.NDArray[Any] = tensor._values.load()  # not kept: GraphSurgeon cannot export loaded strings
-        return strings
+        return _strings(tensor._values.tensor)  # not kept: the file's own are exported
     return tensor.values
+
+
+def _strings(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
+    """Return strings as text, all of them as bytes where one is no text."""
+    try:
+        texts: npt.NDArray[Any] = onnx.numpy_helper.to_array(tensor)
+    except UnicodeDecodeError:
+        texts = np.array(list(tensor.string_data), object).reshape(tuple(tensor.dims))
+    return texts
 
 
 def constant_bytes(tensor: Constant) -> int:

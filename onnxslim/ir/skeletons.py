@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 from onnx_graphsurgeon import Constant, Graph, Node, Tensor, Variable
-from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-from onnxslim.ir.exporting import Everything, declaration, write_node
+from onnxslim.ir.exporting import Everything, declaration, stored, write_node
 from onnxslim.ir.lookup import constant_bytes, is_standard, subgraphs_of
 
 
@@ -56,7 +55,7 @@ def _add_constant(into: onnx.GraphProto, tensor: Constant, largest: int) -> None
     if constant_bytes(tensor) > largest:
         into.input.append(declaration(tensor))
     else:
-        into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+        into.initializer.append(stored(tensor))
 
 
 def fill_nodes(into: onnx.GraphProto, nodes: Sequence[Node], outputs: Sequence[str]) -> None:
@@ -68,5 +67,5 @@ def fill_nodes(into: onnx.GraphProto, nodes: Sequence[Node], outputs: Sequence[s
         for tensor in node.inputs:
             if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)
-                into.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+                into.initializer.append(stored(tensor))
     into.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)

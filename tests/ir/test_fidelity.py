@@ -96,6 +96,8 @@ def attribute_of_every_type() -> onnx.GraphProto:
     indices = numpy_helper.from_array(np.array([1, 3]), "i")
     sparse = oh.make_sparse_tensor(tensor, indices, [5])
     inner = oh.make_graph([oh.make_node("Relu", ["x"], ["r"])], "inner", [], [oh.make_tensor_value_info("r", 1, [3])])
+    ends = [oh.make_tensor_value_info(name, 1, [3]) for name in "ab"]
+    closed = oh.make_graph([oh.make_node("Relu", ["a"], ["b"])], "closed", ends[:1], ends[1:])
     kind = oh.make_tensor_type_proto(1, [2])
     values = {
         "f": 1.5,
@@ -108,7 +110,7 @@ def attribute_of_every_type() -> onnx.GraphProto:
         "is": [1, 2],
         "ss": ["a", "b"],
         "ts": [tensor, tensor],
-        "gs": [inner],
+        "gs": [closed],
         "sp": sparse,
         "sps": [sparse],
         "tp": kind,
@@ -122,9 +124,8 @@ def test_attributes_of_every_type() -> None:
     proto = model(attribute_of_every_type())
     proto.opset_import.add(domain="com.example", version=1)
     assert {a.type for a in proto.graph.node[0].attribute} == set(AttributeProto.AttributeType.values()) - {0}
-    returned = Model.load(proto).proto()
-    ours, theirs = ({a.name: a for a in m.graph.node[0].attribute} for m in (returned, proto))
-    assert ours == theirs
+    same(proto)
+    assert after_exact(proto).graph.node[0] == proto.graph.node[0]
 
 
 def test_constant_nodes_of_every_form() -> None:
