@@ -116,6 +116,8 @@ class _Scope:
             if kind in _PLAIN:
                 continue
             if kind == _A.GRAPH:
+                if attribute.ref_attr_name and attribute.HasField("g"):
+                    raise Fault(f"{attribute.name} holds a graph and refers to another, {attribute.ref_attr_name!r}")
                 self._enter(attribute.name, attribute.g, node)
             elif kind == _A.TENSOR:
                 check_tensor(attribute.t)

@@ -16,7 +16,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from onnxslim.errors import ModelError, OutputError, one_line
-from onnxslim.ir import exporting, external, fidelity, importing, loading, saving, skeletons, weights
+from onnxslim.ir import exporting, external, fidelity, importing, loading, noting, saving, skeletons, weights
 from onnxslim.ir.garbage import collection_paused
 from onnxslim.ir.lookup import Dim, constant_bytes, graph_nodes, numpy_dtype, subgraphs_of
 from onnxslim.ir.saving import Placed
@@ -41,7 +41,7 @@ class Model:
     """
 
     def __init__(
-        self, graph: Graph, shell: onnx.ModelProto, notes: fidelity.Notes, path: Path | None, files: Files
+        self, graph: Graph, shell: onnx.ModelProto, notes: noting.Notes, path: Path | None, files: Files
     ) -> None:
         self.graph = graph
         self.path = path
@@ -92,7 +92,7 @@ class Model:
             else:
                 setattr(shell, descriptor.name, value)
         del proto.functions[:]  # kept whole in the shell; to a pass a call is an unknown operator
-        notes = fidelity.take_notes(proto)
+        notes = noting.take_notes(proto)
         try:
             graph = importing.import_graph(proto)
         except (OnnxGraphSurgeonException, AttributeError, KeyError, TypeError, ValueError) as error:
