@@ -440,6 +440,26 @@ def test_an_inner_weight_that_hides_an_outer_one_stays() -> None:
     body = proto.graph.node[1].attribute[0].g.node[0].attribute[0].g
     body.initializer.append(numpy_helper.from_array(np.full(3, 9, np.float32), "w"))
     same(proto)
+    loop = after_exact(proto).graph.node[1].attribute[0].g.node[0]
+    (own,) = loop.attribute[0].g.initializer
+    assert numpy_helper.to_array(own).tolist() == [9, 9, 9]
+
+
+def test_a_call_that_moves_out_of_a_branch_keeps_its_overload() -> None:
+    proto = onnx.parser.parse_model(BRANCHES)
+    first, second = (attribute.g for attribute in proto.graph.node[0].attribute)
+    _overloaded((first, second))
+    del proto.graph.input[1]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "go"))
+    result = after_exact(proto).graph
+    calls = [node for graph in (result, *(a.g for a in result.node[0].attribute)) for node in graph.node]
+    assert [node.overload for node in calls if node.op_type == "Thing"][:1] == ["one"]
+
+
+def test_weights_that_nothing_names_are_dropped() -> None:
+    proto = base()
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.float32), "unused"))
+    assert Model.load(proto).proto() == base()
 
 
 def test_a_captured_weight_with_a_doc_string_is_stored_once_after_it_was_looked_at() -> None:
