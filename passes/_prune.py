@@ -52,9 +52,23 @@ def _filters(layer: Layer) -> npt.NDArray[np.float64]:
     return moved.reshape(moved.shape[0], -1).astype(np.float64)
 
 
-def weakest(scores: Scores, ratio: float, multiple: int) -> tuple[int, ...]:
-    """Return the units to remove: ceil(ratio·n) of the smallest scores, fewer to keep a multiple, never all."""
-    kept = max(1, len(scores) - math.ceil(ratio * len(scores) - 1e-9))
-    kept = min(len(scores), math.ceil(kept / multiple) * multiple)
-    removed = np.argsort(scores, kind="stable")[: len(scores) - kept]
-    return tuple(sorted(int(unit) for unit in removed))
+def weakest(group: ChannelGroup, scores: Scores, ratio: float, multiple: int) -> tuple[int, ...]:
+    """Return the units to remove: of each stratum ceil(ratio·n) of the smallest scores, fewer to keep a multiple.
+
+    Never all of a stratum, so that no layer and no branch loses all its channels; never a unit that is held.
+    """
+    step = multiple // math.gcd(multiple, unit_width(group))
+    removed: list[int] = []
+    for stratum in group.strata:
+        size = len(stratum)
+        kept = max(1, size - math.ceil(ratio * size - 1e-9))
+        kept = min(size, math.ceil(kept / step) * step)
+        free = stratum[~group.held[stratum]]
+        removed += free[np.argsort(scores[free], kind="stable")[: size - kept]].tolist()
+    return tuple(sorted(removed))
+
+
+def unit_width(group: ChannelGroup) -> int:
+    """Return how many filters of its first layer a unit has."""
+    dimension = group.producers[0].dimension
+    return max(1, dimension.size // len(np.unique(group.units[dimension.key])))

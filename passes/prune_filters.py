@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from onnxslim.analysis import concrete_shapes, forget_shapes, infer_shapes, model_cost
-from onnxslim.analysis.channels import ChannelGroup, Channels, analyze_channels
+from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
+from onnxslim.analysis.channels import ChannelGroup, analyze_channels
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import Constant, Model, Rewriter, selects
-from onnxslim.passes import _prune
+from onnxslim.ir import Model, Rewriter, selects
+from onnxslim.passes import _cutting, _prune
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
+
+Scored = Sequence[tuple[ChannelGroup, _prune.Scores]]
 
 STEPS = 12
 """Halvings of the interval in which the ratio for a goal is sought: to a four-thousandth."""
@@ -98,7 +99,7 @@ class PruneFilters(PlannedPass[PrunePlan]):
         refused = [(group.anchor, "; ".join(group.frozen)) for group in groups if group.frozen]
         refused += [(g.anchor, "excluded by the options") for g in groups if not g.frozen and not self._selects(g)]
         refused += [(g.anchor, "it has one channel only") for g in chosen if g.size == 1]
-        scores = {group.anchor: self._scores(group, context.seed) for group in chosen if group.size > 1}
+        scores = [(group, self._scores(group, context.seed)) for group in chosen if group.size > 1]
         multiple = self.multiple or (1 if self.ratio is not None else context.target.channel_multiple)
         if self.ratio is not None:
             cuts = _cuts(scores, self.ratio, multiple)
@@ -112,7 +113,7 @@ class PruneFilters(PlannedPass[PrunePlan]):
             rewriter.refuse(self.name, anchor, reason)
         if plan.cuts:
             infer_shapes(rewriter.model)
-            _cut(rewriter, plan.cuts)
+            _apply(rewriter, plan.cuts)
 
     # ---- choosing ----------------------------------------------------------------------------------------
 
@@ -127,9 +128,7 @@ class PruneFilters(PlannedPass[PrunePlan]):
             return np.random.default_rng((seed, digest)).random(group.size)
         return _prune.group_scores(group, _prune.l1 if self.criterion is PruneCriterion.L1 else _prune.l2)
 
-    def _cuts_for_goal(
-        self, model: Model, context: PassContext, scores: dict[str, _prune.Scores], multiple: int
-    ) -> tuple[GroupCut, ...]:
+    def _cuts_for_goal(self, model: Model, context: PassContext, scores: Scored, multiple: int) -> tuple[GroupCut, ...]:
         """Find the smallest ratio, the same for all groups, that meets the goal, by trying it out on a copy."""
         measure = partial(_remaining, self, model, context)
         name, goal = ("bytes", self.bytes) if self.macs is None else ("macs", self.macs)
@@ -147,13 +146,17 @@ class PruneFilters(PlannedPass[PrunePlan]):
         return _cuts(scores, high, multiple)
 
 
-def _cuts(scores: dict[str, _prune.Scores], ratio: float, multiple: int) -> tuple[GroupCut, ...]:
+def _cuts(scores: Scored, ratio: float, multiple: int) -> tuple[GroupCut, ...]:
     cuts = []
-    for anchor, values in scores.items():
-        removed = _prune.weakest(values, ratio, multiple)
+    for group, values in scores:
+        removed = _prune.weakest(group, values, ratio, multiple)
         if removed:
-            cuts.append(GroupCut(anchor=anchor, size=len(values), remove=removed))
+            cuts.append(GroupCut(anchor=group.anchor, size=group.size, remove=removed))
     return tuple(cuts)
+
+
+def _apply(rewriter: Rewriter, cuts: Sequence[GroupCut]) -> None:
+    _cutting.cut(rewriter, {cut.anchor: (cut.size, cut.remove) for cut in cuts})
 
 
 def _remaining(options: PruneFilters, model: Model, context: PassContext, cuts: Sequence[GroupCut]) -> float:
@@ -161,7 +164,7 @@ def _remaining(options: PruneFilters, model: Model, context: PassContext, cuts: 
     trial = model.copy()
     rewriter = Rewriter(trial)
     if cuts:
-        _cut(rewriter, cuts)
+        _apply(rewriter, cuts)
         rewriter.finish()
     cost = model_cost(trial, concrete_shapes(trial, context.feed))
     if options.macs is None:
@@ -169,55 +172,3 @@ def _remaining(options: PruneFilters, model: Model, context: PassContext, cuts: 
     if cost.macs is None or context.baseline.macs is None:
         raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
     return cost.macs / max(context.baseline.macs, 1)
-
-
-# ---- cutting -----------------------------------------------------------------------------------------------------
-
-
-def _cut(rewriter: Rewriter, cuts: Sequence[GroupCut]) -> None:
-    """Remove units from groups: constants, counts of depthwise groups, targets of Reshapes, then shapes."""
-    channels = analyze_channels(rewriter.model)
-    groups = {group.anchor: group for group in channels.groups}
-    keep: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
-    for cut in cuts:
-        group = groups.get(cut.anchor)
-        if group is None or group.frozen or group.size != cut.size:
-            raise PassError(
-                f"the plan does not fit the model: no prunable group of {cut.size} channels at {cut.anchor!r}"
-            )
-        gone = set(cut.remove)
-        if len(gone) >= group.size or not gone <= set(range(group.size)):
-            raise PassError(f"the plan removes channels that do not exist, or all, of the group at {cut.anchor!r}")
-        for dimension in group.dimensions:
-            mask = ~np.isin(group.units[dimension.key], cut.remove)
-            keep[dimension.key] = np.flatnonzero(mask)
-    _slice_constants(rewriter, channels, keep)
-    for node, dimension in channels.grouped:
-        if dimension.key in keep:
-            rewriter.set_attr(node, "group", len(keep[dimension.key]))
-    for node, position, dimension in channels.targets:
-        if dimension.key in keep:
-            target = node.inputs[1]
-            assert isinstance(target, Constant)  # noqa: S101  (the rule saw to it)
-            values = target.values.copy()
-            values[position] = len(keep[dimension.key])
-            rewriter.set_input(node, 1, rewriter.constant(target.name, values))
-    forget_shapes(rewriter.model)
-    rewriter.finish()
-    infer_shapes(rewriter.model)
-
-
-def _slice_constants(
-    rewriter: Rewriter, channels: Channels, keep: dict[tuple[int, int], npt.NDArray[np.int64]]
-) -> None:
-    constants: dict[int, tuple[Constant, dict[int, npt.NDArray[np.int64]]]] = {}
-    for group in channels.groups:
-        for dimension in group.dimensions:
-            if dimension.key in keep and isinstance(dimension.tensor, Constant):
-                _, axes = constants.setdefault(id(dimension.tensor), (dimension.tensor, {}))
-                axes[dimension.axis] = keep[dimension.key]
-    for constant, axes in constants.values():
-        values = constant.values
-        for axis, indices in axes.items():
-            values = np.take(values, indices, axis=axis)
-        rewriter.replace(constant, rewriter.constant(constant.name, values))

@@ -1,188 +1,276 @@
-"""Rules of operators that carry channels to another place, or leave them where they are.
+"""Rules of operators that move channels, take some of them, or put them beside each other.
 
 See ``channel_rules`` for what a rule is and for the table of them all.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
-from onnxslim.analysis.relations import Relations
-from onnxslim.ir import Node, array_of, dims_of
+from onnxslim.analysis.relations import Dimension, Picked, Pieces, Relations, Sized, Window, integers
+from onnxslim.ir import Constant, Node, Tensor, array_of, dims_of
 
 
-def keep_rule(node: Node, relations: Relations) -> None:
-    """The output's channels are the input's."""
-    axis = relations.axes.get(id(node.inputs[0]))
-    if axis is None:
-        relations.freeze_node(node, f"the input of {node.op} is not understood")
-        return
-    relations.relate(relations.channel(node.inputs[0]), relations.follow(node.outputs[0], axis))
-    for extra in node.outputs[1:]:
-        if extra.outputs:
-            relations.freeze(relations.channel(node.inputs[0]), f"a second output of {node.op} is read")
-
-
-def concat_rule(node: Node, relations: Relations) -> None:
-    """Pieces follow each other along the channels, or lie side by side along another axis."""
-    dims = dims_of(node.outputs[0]) or dims_of(node.inputs[0])
-    axes = {relations.axes.get(id(tensor)) for tensor in node.inputs}
-    if dims is None or len(axes) != 1 or None in axes:
-        relations.freeze_node(node, "pieces of a Concat do not line up, or are not understood")
-        return
-    axis = axes.pop()
-    out = relations.follow(node.outputs[0], axis or 0)
-    if int(node.attrs["axis"]) % len(dims) != axis:
-        for tensor in node.inputs:
-            relations.relate(relations.channel(tensor), out)
-        return
-    offset = 0
-    for tensor in node.inputs:
-        piece = relations.channel(tensor)
-        if piece is None or out is None:
-            relations.freeze_node(node, "the size of a piece of a Concat is unknown")
-            return
-        index = np.arange(piece.size)
-        relations.relate(piece, out, index, index + offset)
-        offset += piece.size
+def _rank(tensor: Tensor) -> int:
+    return len(dims_of(tensor) or ())
 
 
 def transpose_rule(node: Node, relations: Relations) -> None:
-    """The channel axis moves to where the permutation puts it."""
-    axis, perm = relations.axes.get(id(node.inputs[0])), node.attrs.get("perm")
-    if axis is None or perm is None:
-        relations.freeze_node(node, "it reverses all axes")
+    """Each axis goes where the permutation puts it; without one they are reversed."""
+    rank = _rank(node.inputs[0])
+    perm = integers(node, "perm") or list(range(rank))[::-1]
+    if rank == 0 or len(perm) != rank:
+        relations.freeze_node(node, "it permutes a tensor of unknown rank")
         return
-    relations.relate(relations.channel(node.inputs[0]), relations.follow(node.outputs[0], list(perm).index(axis)))
-
-
-def flatten_rule(node: Node, relations: Relations) -> None:
-    """N x C x … to N x (C·…)."""
-    if int(node.attrs.get("axis", 1)) != 1:
-        relations.freeze_node(node, "it flattens the batch axis too")
-        return
-    _merge_tail(node, relations)
-
-
-def reshape_rule(node: Node, relations: Relations) -> None:
-    """N x C x … to N x (C·…), or the other way round when the rest is 1."""
-    target, before, after = array_of(node.inputs[1]), dims_of(node.inputs[0]), dims_of(node.outputs[0])
-    if target is None or before is None or after is None or relations.axes.get(id(node.inputs[0])) != 1:
-        relations.freeze_node(node, "a Reshape whose effect on channels is not understood")
-    elif len(after) == 2:
-        if _merge_tail(node, relations) and int(target[1]) > 0:
-            _note_target(node, relations)
-    elif len(after) > 2 and all(d == 1 for d in (*before[2:], *after[2:])) and before[1] == after[1]:
-        relations.relate(relations.channel(node.inputs[0]), relations.follow(node.outputs[0], 1))
-        if int(target[1]) > 0:
-            _note_target(node, relations)
-    else:
-        relations.freeze_node(node, "a Reshape whose effect on channels is not understood")
-
-
-def _note_target(node: Node, relations: Relations) -> None:
-    out = relations.channel(node.outputs[0])
-    if out is not None:
-        relations.targets.append((node, 1, out))
-
-
-def _merge_tail(node: Node, relations: Relations) -> bool:
-    """Couple entry i of the flattened tensor with channel i // (product of the axes after it)."""
-    source, before = relations.channel(node.inputs[0]), dims_of(node.inputs[0])
-    sizes = [dim for dim in (before or ())[2:] if isinstance(dim, int)]
-    if before is None or source is None or source.axis != 1 or len(sizes) != len(before) - 2:
-        relations.freeze_node(node, "it flattens a tensor of unknown size")
-        return False
-    inner = math.prod(sizes)
-    dims = dims_of(node.outputs[0])
-    out = relations.follow(node.outputs[0], 1)
-    if dims is None or len(dims) != 2 or out is None or out.size != source.size * inner:
-        relations.freeze_node(node, "it flattens a tensor of unknown size")
-        return False
-    index = np.arange(out.size)
-    relations.relate(source, out, index // max(inner, 1), index)
-    return True
+    for target, source in enumerate(perm):
+        relations.relate(relations.axis(node.inputs[0], source), relations.axis(node.outputs[0], target))
 
 
 def squeeze_rule(node: Node, relations: Relations) -> None:
-    """Axes of size 1 come or go; the channel axis keeps its place among the others."""
-    before, after = dims_of(node.inputs[0]), dims_of(node.outputs[0])
-    axis, axes = relations.axes.get(id(node.inputs[0])), _axes(node)
-    if before is None or after is None or axis is None or axes is None:
+    """Axes of size 1 come or go; the others keep their order."""
+    before, after = _rank(node.inputs[0]), _rank(node.outputs[0])
+    longer = max(before, after)
+    given = integers(node, "axes", 1)
+    if given == [] and node.op == "Squeeze":
+        given = [axis for axis, size in enumerate(dims_of(node.inputs[0]) or ()) if size == 1]
+    touched = {axis % max(longer, 1) for axis in given or ()}
+    if not before or len(touched) != abs(before - after):
         relations.freeze_node(node, f"axes of a {node.op} are unknown")
         return
-    longer = max(len(before), len(after))
-    touched = {a % longer for a in axes}
-    if node.op == "Squeeze" and axis in touched:
-        relations.freeze_node(node, "it removes the channel axis")
-        return
-    kept = [a for a in range(longer) if a not in touched]
-    new = kept[axis] if node.op == "Unsqueeze" else kept.index(axis)
-    relations.relate(relations.channel(node.inputs[0]), relations.follow(node.outputs[0], new))
+    kept = [axis for axis in range(longer) if axis not in touched]
+    for short, long in enumerate(kept):
+        pair = (short, long) if node.op == "Unsqueeze" else (long, short)
+        relations.relate(relations.axis(node.inputs[0], pair[0]), relations.axis(node.outputs[0], pair[1]))
 
 
 def reduce_rule(node: Node, relations: Relations) -> None:
-    """Reducing other axes keeps channels; without keepdims their axis moves up."""
-    before, axis, axes = dims_of(node.inputs[0]), relations.axes.get(id(node.inputs[0])), _axes(node)
-    if before is None or axis is None or axes is None or axis in {a % len(before) for a in axes}:
-        relations.freeze_node(node, f"{node.op} mixes channels")
+    """What is reduced is mixed; the other axes stay, and move up where it is dropped."""
+    rank, given = _rank(node.inputs[0]), integers(node, "axes", 1)
+    if node.op in ("ArgMax", "ArgMin"):
+        given = [int(node.attrs.get("axis", 0))]
+    if given is None or not rank:
+        relations.freeze_node(node, f"{node.op} over unknown axes")
         return
-    dropped = 0 if node.attrs.get("keepdims", 1) else sum(a % len(before) < axis for a in axes)
-    relations.relate(relations.channel(node.inputs[0]), relations.follow(node.outputs[0], axis - dropped))
+    if not given and node.attrs.get("noop_with_empty_axes"):
+        relations.keep(node.inputs[0], node.outputs[0])
+        return
+    reduced = {axis % rank for axis in given} or set(range(rank))
+    for axis in range(rank):
+        if axis in reduced:
+            relations.freeze(relations.axis(node.inputs[0], axis), f"{node.op} mixes it")
+            continue
+        dropped = 0 if node.attrs.get("keepdims", 1) else sum(a < axis for a in reduced)
+        relations.relate(relations.axis(node.inputs[0], axis), relations.axis(node.outputs[0], axis - dropped))
 
 
-def _axes(node: Node) -> Sequence[int] | None:
-    """Return the axes of a Squeeze, Unsqueeze or reduction, as attribute or constant input."""
-    if "axes" in node.attrs:
-        return [int(axis) for axis in node.attrs["axes"]]
-    values = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if values is None else [int(axis) for axis in values.reshape(-1)]
+# ---- beside each other -------------------------------------------------------------------------------------------
+
+
+def concat_rule(node: Node, relations: Relations) -> None:
+    """Pieces follow each other along one axis, and agree along the others."""
+    out, rank = node.outputs[0], _rank(node.outputs[0])
+    axis = int(node.attrs["axis"]) % max(rank, 1)
+    for other in range(rank):
+        if other != axis:
+            for slot in range(len(node.inputs)):
+                relations.relate(relations.parameter(node, slot, other), relations.axis(out, other))
+    pieces = [relations.parameter(node, slot, axis) for slot in range(len(node.inputs))]
+    _lay_out(pieces, relations.axis(out, axis), relations)
+
+
+def split_rule(node: Node, relations: Relations) -> None:
+    """The reverse: pieces are taken one after the other."""
+    source, rank = node.inputs[0], _rank(node.inputs[0])
+    axis = int(node.attrs.get("axis", 0)) % max(rank, 1)
+    for other in range(rank):
+        if other != axis:
+            for tensor in node.outputs:
+                relations.relate(relations.axis(source, other), relations.axis(tensor, other))
+    pieces = [relations.axis(tensor, axis) for tensor in node.outputs]
+    _lay_out(pieces, relations.axis(source, axis), relations)
+    known = tuple(piece for piece in pieces if piece is not None)
+    if len(known) == len(node.outputs):
+        relations.adjustments.append(Pieces(node, known))
+
+
+def _lay_out(pieces: list[Dimension | None], whole: Dimension | None, relations: Relations) -> None:
+    """Relate each piece with its stretch of the whole."""
+    known = [piece for piece in pieces if piece is not None]
+    if whole is None or len(known) != len(pieces) or sum(piece.size for piece in known) != whole.size:
+        for dimension in (*known, whole):
+            relations.freeze(dimension, "the size of a piece beside it is unknown")
+        return
+    offset = 0
+    for piece in known:
+        index = np.arange(piece.size)
+        relations.relate(piece, whole, index, index + offset)
+        offset += piece.size
+
+
+# ---- windows -----------------------------------------------------------------------------------------------------
 
 
 def pad_rule(node: Node, relations: Relations) -> None:
-    """Padding other axes keeps channels."""
-    axis, dims = relations.axes.get(id(node.inputs[0])), dims_of(node.inputs[0])
-    pads = node.attrs.get("pads")
-    if pads is None and len(node.inputs) < 4:
-        array = array_of(node.inputs[1])
-        pads = None if array is None else array.tolist()
-    if (
-        axis is None
-        or dims is None
-        or pads is None
-        or len(pads) != 2 * len(dims)
-        or pads[axis]
-        or pads[axis + len(dims)]
-    ):
-        relations.freeze_node(node, "it pads channels, or by computed amounts")
+    """Other axes are padded as they are; constant channels come before and after the input's."""
+    source, out, rank = node.inputs[0], node.outputs[0], _rank(node.inputs[0])
+    pads, axes = integers(node, "pads", 1), integers(node, "axes", 3)
+    if not pads or axes is None or not rank:
+        relations.freeze_node(node, "it pads by computed amounts")
         return
-    keep_rule(node, relations)
+    places = [axis % rank for axis in axes] or list(range(rank))
+    if len(pads) != 2 * len(places):
+        relations.freeze_node(node, "it pads by amounts that do not fit")
+        return
+    amounts = {axis: (pads[i], pads[i + len(places)]) for i, axis in enumerate(places)}
+    for axis in range(rank):
+        before, after = amounts.get(axis, (0, 0))
+        inner, outer = relations.axis(source, axis), relations.axis(out, axis)
+        if not before and not after:
+            relations.relate(inner, outer)
+        elif min(before, after) >= 0 and node.attrs.get("mode", "constant") == "constant":
+            _window(node, axis, outer, inner, before, relations)
 
 
 def slice_rule(node: Node, relations: Relations) -> None:
-    """A Slice of other axes keeps channels; the output's channels are then as many as the input's."""
-    source, after = relations.channel(node.inputs[0]), dims_of(node.outputs[0])
-    axes = node.attrs.get("axes") if "starts" in node.attrs else None
-    if axes is None and len(node.inputs) > 3:
-        values = array_of(node.inputs[3])
-        axes = None if values is None else values.tolist()
-    if source is None or after is None or axes is None or source.axis in {int(a) % len(after) for a in axes}:
-        relations.freeze_node(node, "it slices channels, or along computed axes")
+    """Axes that are not sliced stay; channels are taken as a stretch."""
+    source, out, rank = node.inputs[0], node.outputs[0], _rank(node.inputs[0])
+    starts, ends, steps = integers(node, "starts", 1), integers(node, "ends", 2), integers(node, "steps", 4)
+    axes = integers(node, "axes", 3)
+    if starts is None or ends is None or axes is None or steps is None or not rank:
+        relations.freeze_node(node, "it slices by computed bounds")
         return
-    keep_rule(node, relations)
+    places = [axis % rank for axis in axes] or list(range(len(starts)))
+    for axis in range(rank):
+        inner, outer = relations.axis(out, axis), relations.axis(source, axis)
+        if axis not in places:
+            relations.relate(outer, inner)
+        elif outer is not None and inner is not None and (not steps or steps[places.index(axis)] == 1):
+            start = starts[places.index(axis)]
+            start = max(start + outer.size, 0) if start < 0 else min(start, outer.size)
+            _window(node, axis, outer, inner, start, relations)
+
+
+def _window(
+    node: Node, axis: int, outer: Dimension | None, inner: Dimension | None, start: int, relations: Relations
+) -> None:
+    if outer is None or inner is None or start + inner.size > outer.size:
+        return
+    index = np.arange(inner.size)
+    relations.relate(inner, outer, index, index + start)
+    relations.adjustments.append(Window(node, axis, outer, inner, start))
+
+
+def gather_rule(node: Node, relations: Relations) -> None:
+    """Constant indices pick channels; other axes stay and move by the rank of the indices.
+
+    A constant table that computed indices look up has its filters along its columns (an embedding).
+    """
+    data, indices, out = node.inputs[0], array_of(node.inputs[1]), node.outputs[0]
+    rank, added = _rank(data), _rank(node.inputs[1])
+    if not rank or dims_of(node.inputs[1]) is None:
+        relations.freeze_node(node, "it gathers from a tensor of unknown rank")
+        return
+    axis = int(node.attrs.get("axis", 0)) % rank
+    for other in range(rank):
+        if other != axis:
+            target = relations.axis(out, other if other < axis else other + added - 1)
+            relations.relate(relations.axis(node.inputs[0], other), target)
+            if isinstance(data, Constant) and other == rank - 1:
+                relations.produce(node, relations.axis(node.inputs[0], other))
+    if indices is not None and added <= 1:
+        _pick(node, axis, indices, relations)
+
+
+def _pick(
+    node: Node, axis: int, indices: np.ndarray[tuple[int, ...], np.dtype[np.int64]], relations: Relations
+) -> None:
+    source = relations.axis(node.inputs[0], axis)
+    if source is None:
+        return
+    wanted = np.where(indices < 0, indices + source.size, indices).reshape(-1).astype(np.int64)
+    if not wanted.size or wanted.min() < 0 or wanted.max() >= source.size:
+        return
+    picked = relations.axis(node.outputs[0], axis) if indices.ndim else None
+    if picked is None:
+        relations.freeze(source, "Gather takes one of its indices", wanted)
+    else:
+        relations.relate(source, picked, wanted, np.arange(picked.size))
+    relations.adjustments.append(Picked(node, source, picked))
+
+
+# ---- resizing ----------------------------------------------------------------------------------------------------
 
 
 def resize_rule(node: Node, relations: Relations) -> None:
-    """Scales leave the channel axis alone when its scale is 1; sizes would name the number of channels."""
-    axis = relations.axes.get(id(node.inputs[0]))
-    scales = node.attrs.get("scales")  # of Upsample before opset 9
-    if scales is None and 1 < len(node.inputs) < 4:
-        array = array_of(node.inputs[2 if len(node.inputs) > 2 else 1])
-        scales = None if array is None else array.reshape(-1).tolist()
-    if axis is None or scales is None or axis >= len(scales) or scales[axis] != 1:
-        relations.freeze_node(node, "it resizes channels, or to fixed sizes")
+    """Axes whose scale is 1, or whose size stays, keep their indices."""
+    before, after = dims_of(node.inputs[0]), dims_of(node.outputs[0])
+    scales = _scales(node)
+    if before is None or after is None or len(before) != len(after):
+        relations.freeze_node(node, "it resizes a tensor of unknown rank")
         return
-    keep_rule(node, relations)
+    sizes = array_of(node.inputs[3]) if len(node.inputs) > 3 else None
+    for axis in range(len(before)):
+        same = scales is not None and len(scales) == len(before) and scales[axis] == 1
+        named = sizes is not None and len(sizes) == len(before) and int(sizes[axis]) == before[axis]
+        if same or named:
+            relations.relate(relations.axis(node.inputs[0], axis), relations.axis(node.outputs[0], axis))
+        out = relations.axis(node.outputs[0], axis)
+        if named and out is not None:
+            relations.adjustments.append(Sized(node, 3, axis, out))
+
+
+def _scales(node: Node) -> list[float] | None:
+    if "scales" in node.attrs:  # of Upsample before opset 9
+        return [float(scale) for scale in node.attrs["scales"]]
+    slot = 2 if node.op == "Resize" and len(node.inputs) > 2 else 1
+    values = array_of(node.inputs[slot]) if len(node.inputs) > slot else None
+    return None if values is None or node.attrs.get("axes") else [float(scale) for scale in values.reshape(-1)]
+
+
+def expand_rule(node: Node, relations: Relations) -> None:
+    """Axes that are not repeated stay; a shape that names their size follows it."""
+    target, source, out = array_of(node.inputs[1]), node.inputs[0], node.outputs[0]
+    if target is None or dims_of(source) is None or dims_of(out) is None:
+        relations.freeze_node(node, "it expands to a computed shape")
+        return
+    shift, lead = _rank(out) - _rank(source), _rank(out) - target.size
+    for axis in range(_rank(source)):
+        own, result = relations.parameter(node, 0, axis), relations.axis(out, axis + shift)
+        if own is not None and result is not None and own.size == result.size:
+            relations.relate(own, result)
+            position = axis + shift - lead
+            if position >= 0 and int(target.reshape(-1)[position]) > 1:
+                relations.adjustments.append(Sized(node, 1, position, result))
+
+
+def depth_to_space_rule(node: Node, relations: Relations) -> None:
+    """b·b channels make one; DCR keeps them C apart, CRD side by side. SpaceToDepth is the reverse of DCR."""
+    source, out = relations.axis(node.inputs[0], 1), relations.axis(node.outputs[0], 1)
+    relations.relate(relations.axis(node.inputs[0], 0), relations.axis(node.outputs[0], 0))
+    if source is None or out is None:
+        return
+    many, few = (source, out) if node.op == "DepthToSpace" else (out, source)
+    index = np.arange(many.size)
+    block = many.size // few.size
+    side_by_side = node.op == "DepthToSpace" and node.attrs.get("mode", "DCR") == "CRD"
+    relations.relate(many, few, index, index // block if side_by_side else index % few.size)
+
+
+# ---- what looks at shapes ----------------------------------------------------------------------------------------
+
+
+def shape_rule(node: Node, relations: Relations) -> None:
+    """The sizes that readers look at must stay: all of them, unless each reader picks by constant indices."""
+    rank = _rank(node.inputs[0])
+    picked = set(range(rank)) if id(node.outputs[0]) in relations.outputs else set()
+    for reader in node.outputs[0].outputs:
+        values = array_of(reader.inputs[1]) if reader.op == "Gather" and reader.inputs[0] is node.outputs[0] else None
+        if values is None or "start" in node.attrs or "end" in node.attrs:
+            picked = set(range(rank))
+            break
+        picked |= {int(value) % max(rank, 1) for value in values.reshape(-1)}
+    for axis in range(rank):
+        if axis in picked:
+            relations.freeze(relations.axis(node.inputs[0], axis), "its size is computed with")
+        else:
+            relations.leave(relations.axis(node.inputs[0], axis))

@@ -1,18 +1,19 @@
 """How each operator relates channels: one small rule for each, in a table.
 
-A rule gets the node and the relations found so far, in topological order. It says along which axis its outputs'
-channels lie and which indices belong together, or freezes what it does not understand.
+A rule gets the node and the relations found so far, in topological order. It says which axes of inputs, weights and
+outputs belong together, and where filters lie. Axes that it does not mention are frozen when it ends; an operator
+without a rule freezes all it touches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import numpy as np
-
+from onnxslim.analysis import channel_layers as layers
 from onnxslim.analysis import channel_moves as moves
-from onnxslim.analysis.relations import Dimension, Layer, Relations
-from onnxslim.ir import Constant, Model, Node, Tensor, dims_of, is_standard, subgraphs_of
+from onnxslim.analysis.channel_regroup import regroup_rule
+from onnxslim.analysis.relations import Relations
+from onnxslim.ir import Model, Node, dims_of, is_standard, subgraphs_of
 
 Rule = Callable[[Node, Relations], None]
 
@@ -20,182 +21,133 @@ Rule = Callable[[Node, Relations], None]
 def apply_rules(model: Model, relations: Relations) -> None:
     """Walk the main graph in order and apply each node's rule."""
     graph = model.graph
+    relations.outputs.update(id(tensor) for tensor in graph.outputs)
     for tensor in graph.inputs:
-        dims = dims_of(tensor)
-        if dims is not None and len(dims) >= 2:
-            relations.freeze(relations.follow(tensor, 1), "it is an input of the model")
+        relations.freeze_tensor(tensor, "it is an input of the model")
     for node in graph.nodes:
-        rule = _RULES.get(node.op) if is_standard(node) else None
+        relations.begin()
+        rule = RULES.get(node.op) if is_standard(node) else None
         if rule is None or subgraphs_of(node):
-            relations.freeze_node(node, f"operator {node.op} is not understood")
-            continue
-        rule(node, relations)
+            name = node.op if is_standard(node) else f"{node.domain}:{node.op}"
+            relations.freeze_node(node, f"operator {name} is not understood")
+        elif node.inputs:
+            rule(node, relations)
+        relations.end(node)
     for tensor in graph.outputs:
-        relations.freeze(relations.channel(tensor), "it is an output of the model")
-        relations.held[id(tensor)] = "it is an output of the model"
+        relations.freeze_tensor(tensor, "it is an output of the model")
     for inner in graph.subgraphs(recursive=True) if model.nested else ():
         for node in inner.nodes:
             for tensor in node.inputs:
-                relations.freeze(relations.channel(tensor), "a subgraph reads it")
-                relations.held[id(tensor)] = "a subgraph reads it"
+                relations.freeze_tensor(tensor, "a subgraph reads it")
 
 
-# ---- layers with filters -------------------------------------------------------------------------------------------
+# ---- operators that keep indices where they are ----------------------------------------------------------------------
 
 
-def _conv(node: Node, relations: Relations) -> None:
-    weight = node.inputs[1]
-    source = relations.channel(node.inputs[0])
-    if not isinstance(weight, Constant):
-        relations.freeze_node(node, "its weights are computed")
-        return
-    group = int(node.attrs.get("group", 1))
-    filters = relations.weight(weight, 0)
-    out = relations.follow(node.outputs[0], 1)
-    if group == 1:
-        relations.relate(source, relations.weight(weight, 1))
-        relations.producers.append(Layer(node, filters, 1))
-    elif source is not None and group == source.size and weight.shape[1] == 1:
-        index = np.arange(filters.size)
-        relations.relate(source, filters, index // (filters.size // group), index)
-        relations.grouped.append((node, source))
-        relations.producers.append(Layer(node, filters, None))
-    else:
-        relations.freeze(source, "a grouped convolution reads it")
-        relations.freeze(filters, "it is a grouped convolution")
-        relations.producers.append(Layer(node, filters, 1))
-    relations.relate(filters, out)
-    _bias(node, out, relations)
-
-
-def _conv_transpose(node: Node, relations: Relations) -> None:
-    weight = node.inputs[1]
-    source = relations.channel(node.inputs[0])
-    if not isinstance(weight, Constant) or int(node.attrs.get("group", 1)) != 1:
-        relations.freeze_node(node, "it is a grouped transposed convolution, or its weights are computed")
-        return
-    out = relations.follow(node.outputs[0], 1)
-    relations.relate(source, relations.weight(weight, 0))
-    relations.relate(relations.weight(weight, 1), out)
-    relations.producers.append(Layer(node, relations.weight(weight, 1), 0))
-    _bias(node, out, relations)
-
-
-def _gemm(node: Node, relations: Relations) -> None:
-    weight = node.inputs[1]
-    if not isinstance(weight, Constant) or node.attrs.get("transA"):
-        relations.freeze_node(node, "its weights are computed, or its input is transposed")
-        return
-    filters, fan = (0, 1) if node.attrs.get("transB") else (1, 0)
-    _matrix(node, weight, filters, fan, relations)
-
-
-def _matmul(node: Node, relations: Relations) -> None:
-    weight, dims = node.inputs[1], dims_of(node.inputs[0])
-    if not isinstance(weight, Constant) or len(weight.shape) != 2 or dims is None:
-        relations.freeze_node(node, "it multiplies two activations")
-        return
-    if relations.axes.get(id(node.inputs[0])) != len(dims) - 1:
-        relations.freeze_node(node, "it multiplies along another axis than the channels'")
-        return
-    _matrix(node, weight, 1, 0, relations)
-
-
-def _matrix(node: Node, weight: Constant, filters: int, fan: int, relations: Relations) -> None:
-    source = relations.channel(node.inputs[0])
-    rank = len(dims_of(node.outputs[0]) or dims_of(node.inputs[0]) or (0, 0))
-    out = relations.follow(node.outputs[0], rank - 1)
-    relations.relate(source, relations.weight(weight, fan))
-    relations.relate(relations.weight(weight, filters), out)
-    relations.producers.append(Layer(node, relations.weight(weight, filters), fan))
-    _bias(node, out, relations)
-
-
-def _bias(node: Node, out: Dimension | None, relations: Relations) -> None:
-    """A bias has one value for each channel along its last axis, or one for all."""
-    if len(node.inputs) < 3 or not node.inputs[2].name:
-        return
-    bias = node.inputs[2]
-    if not isinstance(bias, Constant):
-        relations.freeze(out, "its bias is computed")
-    elif bias.shape and bias.shape[-1] != 1:
-        relations.relate(relations.weight(bias, len(bias.shape) - 1), out)
-
-
-# ---- operators that keep channels where they are ---------------------------------------------------------------------
+def _keep(node: Node, relations: Relations) -> None:
+    """Every output has the input's indices."""
+    for tensor in node.outputs:
+        if tensor.name:
+            relations.keep(node.inputs[0], tensor)
 
 
 def _pool(node: Node, relations: Relations) -> None:
-    if relations.axes.get(id(node.inputs[0])) == 1:
-        moves.keep_rule(node, relations)
-    else:
-        relations.freeze_node(node, "it pools over channels")
-
-
-def _per_channel(node: Node, relations: Relations) -> None:
-    """Normalizations whose parameters have one value for each channel."""
-    channels = relations.channel(node.inputs[0])
-    for parameter in node.inputs[1:]:
-        if isinstance(parameter, Constant) and len(parameter.shape) == 1:
-            relations.relate(relations.weight(parameter, 0), channels)
-        else:
-            relations.freeze(channels, f"parameters of {node.op} are computed")
-    moves.keep_rule(node, relations)
+    """Batch and channels stay. A MaxPool's second output counts positions in the whole tensor."""
+    relations.keep(node.inputs[0], node.outputs[0], (0, 1))
+    if any(tensor.outputs for tensor in node.outputs[1:]):
+        relations.freeze(relations.axis(node.inputs[0], 1), f"a second output of {node.op} is read")
 
 
 def _broadcast(node: Node, relations: Relations) -> None:
-    """Operands are aligned at the last axis; those of size 1 along the channels serve all of them."""
+    """Operands are aligned at the last axis; those of size 1 serve all indices."""
     ranks = [len(dims_of(tensor) or ()) for tensor in node.inputs]
-    rank = max(ranks)
-    axes = {
-        relations.axes[id(t)] + rank - r for t, r in zip(node.inputs, ranks, strict=True) if id(t) in relations.axes
-    }
-    if not axes:
+    out = node.outputs[0]
+    if any(dims_of(tensor) is None for tensor in (*node.inputs, out)):
+        relations.freeze_node(node, f"an operand of {node.op} has an unknown rank")
         return
-    if len(axes) > 1 or any(dims_of(tensor) is None for tensor in node.inputs):
-        relations.freeze_node(node, f"operands of {node.op} do not line up")
-        return
-    axis = axes.pop()
-    out = relations.follow(node.outputs[0], axis)
-    for tensor, own in zip(node.inputs, ranks, strict=True):
-        _operand(tensor, axis - (rank - own), out, relations, node)
+    for axis in range(1, max(ranks) + 1):
+        for slot, rank in enumerate(ranks):
+            if axis <= rank and node.inputs[slot].name:
+                _operand(node, slot, -axis, relations)
 
 
-def _operand(tensor: Tensor, axis: int, out: Dimension | None, relations: Relations, node: Node) -> None:
-    dims = dims_of(tensor) or ()
-    if axis < 0 or (dims[axis] == 1 and (out is None or out.size != 1)):
-        relations.freeze(relations.channel(tensor), f"{node.op} repeats its one channel for all")
-    elif isinstance(tensor, Constant):
-        relations.relate(relations.weight(tensor, axis), out)
-    elif id(tensor) in relations.axes:
-        relations.relate(relations.channel(tensor), out)
+def _operand(node: Node, slot: int, axis: int, relations: Relations) -> None:
+    result = relations.axis(node.outputs[0], axis)
+    own = relations.parameter(node, slot, axis)
+    if own is None or own.size != 1 or (result is not None and result.size == 1):
+        relations.relate(own, result)
     else:
-        relations.freeze(out, f"an operand of {node.op} is not understood")
+        relations.leave(own)
+
+
+def _softmax(node: Node, relations: Relations) -> None:
+    """Each output along the axis depends on all inputs; before opset 13, along all axes from there on."""
+    rank = len(dims_of(node.inputs[0]) or ())
+    first = int(node.attrs.get("axis", 1)) % max(rank, 1)  # of the older; the newer's default is the last
+    _mix(node, range(first, rank), relations)
+
+
+def _local_response(node: Node, relations: Relations) -> None:
+    """Neighbouring channels are mixed."""
+    _mix(node, (1,), relations)
+
+
+def _lp_norm(node: Node, relations: Relations) -> None:
+    """What lies along the axis is mixed."""
+    _mix(node, (int(node.attrs.get("axis", -1)) % max(len(dims_of(node.inputs[0]) or ()), 1),), relations)
+
+
+def _mix(node: Node, axes: Iterable[int], relations: Relations) -> None:
+    rank, mixed = len(dims_of(node.inputs[0]) or ()), set(axes)
+    relations.keep(node.inputs[0], node.outputs[0], [axis for axis in range(rank) if axis not in mixed])
+    for axis in mixed:
+        for tensor in (node.inputs[0], node.outputs[0]):
+            relations.freeze(relations.axis(tensor, axis), f"{node.op} mixes it")
 
 
 _ELEMENTWISE = (
-    "Abs", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Softplus",
-    "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
+    "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin",
+    "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
-_RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE, moves.keep_rule),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu", "Sum", "Mean"), _broadcast),
-    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), _pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _pool),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _per_channel),
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), moves.reduce_rule),
+_BROADCAST = (
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod",
+    "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+)  # fmt: skip
+_REDUCTIONS = (
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+_POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE, _keep),
+    **dict.fromkeys(_BROADCAST, _broadcast),
+    **dict.fromkeys(_REDUCTIONS, moves.reduce_rule),
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _softmax),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), layers.layernorm_rule),
     **dict.fromkeys(("Squeeze", "Unsqueeze"), moves.squeeze_rule),
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
+    **dict.fromkeys(("Reshape", "Flatten"), regroup_rule),
+    **dict.fromkeys(("Resize", "Upsample"), moves.resize_rule),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), moves.depth_to_space_rule),
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), layers.recurrent_rule),
+    "BatchNormalization": layers.batchnorm_rule,
     "Concat": moves.concat_rule,
-    "Transpose": moves.transpose_rule,
-    "Flatten": moves.flatten_rule,
-    "Reshape": moves.reshape_rule,
+    "Conv": layers.conv_rule,
+    "ConvTranspose": layers.conv_transpose_rule,
+    "Expand": moves.expand_rule,
+    "Gather": moves.gather_rule,
+    "Gemm": layers.gemm_rule,
+    "GroupNormalization": layers.groupnorm_rule,
+    "InstanceNormalization": layers.instancenorm_rule,
+    "LRN": _local_response,
+    "LpNormalization": _lp_norm,
+    "MatMul": layers.matmul_rule,
     "Pad": moves.pad_rule,
+    "Shape": moves.shape_rule,
     "Slice": moves.slice_rule,
-    "Resize": moves.resize_rule,
-    "Upsample": moves.resize_rule,
+    "Split": moves.split_rule,
+    "Transpose": moves.transpose_rule,
 }
+"""Rules by operator of the standard domain."""

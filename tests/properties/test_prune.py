@@ -38,11 +38,11 @@ PRUNABLE = (
 )  # fmt: skip
 
 
-def fan_axis(node: onnx.NodeProto) -> int:
-    """Return the axis of the node's weight that reads input channels."""
+def fan_axis(node: onnx.NodeProto, slot: int) -> int:
+    """Return the axis of the node's weight, its input ``slot``, that reads input channels."""
     if node.op_type == "Gemm":
         return int(any(a.name == "transB" and a.i for a in node.attribute))
-    return {"Conv": 1, "ConvTranspose": 0, "MatMul": 0}[node.op_type]
+    return {"Conv": 1, "ConvTranspose": 0, "MatMul": -2 if slot == 1 else -1}[node.op_type]
 
 
 def part_of(whole: Array, part: Array, anchor: str) -> list[Array]:
@@ -65,20 +65,21 @@ def zeroed(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[onnx.ModelP
     twins = {node.output[0]: node for node in after.graph.node}
     cut = 0
     for node in result.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[1] not in was:
+        slot = next((slot for slot in (1, 0) if node.input[slot:] and node.input[slot] in was), None)
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or slot is None:
             continue
-        whole, part = was[node.input[1]], now[twins[node.output[0]].input[1]]
+        whole, part = was[node.input[slot]], now[twins[node.output[0]].input[slot]]
         if whole.shape == part.shape:
             continue
         cut += 1
-        axis = fan_axis(node)
+        axis = fan_axis(node, slot) % whole.ndim
         kept = part_of(whole, part, node.output[0])[axis]
         values = whole * kept.reshape([-1 if a == axis else 1 for a in range(whole.ndim)])
         name = f"{node.output[0]}_zeroed"
         result.graph.initializer.append(numpy_helper.from_array(values.astype(whole.dtype), name))
         if result.ir_version < 4:
             result.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, values.shape))
-        node.input[1] = name
+        node.input[slot] = name
     return result, cut
 
 
