@@ -1,0 +1,312 @@
+"""Inner tensors of a model that changes from stage to stage, on all samples, each stage run from where the last stood.
+
+onnxruntime executes the whole graph whatever outputs are asked for, so a model is cut down to what leads to them. And
+since a model that is compressed layer by layer, front to back, keeps its front, what crosses from there to the rest
+(the *frontier*) is remembered for all samples and the next stage begins at it, so that all stages together cost little
+more than one run of the model. Whether the front is still the same is not believed but checked, by its bytes.
+
+Samples are stacked where each input's first dimension is free, and where, on the first batch of every stage, the stack
+gives what the samples give one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.analysis.shapes import concrete_shapes, infer_shapes
+from onnxslim.errors import OnnxslimError, PassError
+from onnxslim.ir import Constant, Model, Node, Tensor, Variable, anchor_of, numpy_dtype
+from onnxslim.runtime import Session, SessionConfig
+from onnxslim.samples import Feed, Samples
+
+Array = npt.NDArray[Any]
+Values = dict[str, Array]
+
+BATCH = 16
+"""Samples that are run together at most."""
+BATCH_BYTES = 512 * 2**20
+"""What the largest inner tensors of a batch may take, four being alive at once."""
+_ALIVE = 4
+_STACKED = 1e-3
+"""How far a stack may be from its samples one by one, relative to the largest value: kernels differ with the batch."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Tensors from which everything after a place in the model can be computed, for all samples."""
+
+    names: tuple[str, ...]
+    digest: bytes
+    """Of everything that leads to them."""
+    batches: list[Values] = field(default_factory=list, compare=False)
+
+
+class Unstackable(OnnxslimError):
+    """Samples run together do not give what they give one by one: run them in batches of one."""
+
+
+class Relay:
+    """Runs one model over the same samples again and again, as it is changed from front to back.
+
+    Args:
+        samples: bound to the model's inputs.
+        batch: samples that run together at most, see :func:`batch_size`.
+        threads: of onnxruntime; 0 means one per core.
+        memory: bytes that the frontier may take, over all samples.
+    """
+
+    def __init__(self, samples: Samples, batch: int = 1, threads: int = 0, memory: int = 2**30) -> None:
+        self._samples = samples
+        self._batch = batch
+        self._config = SessionConfig(threads)
+        self._memory = memory
+        self._frontier: Frontier | None = None
+
+    def values(self, model: Model, names: Sequence[str], before: str | None = None) -> Iterator[tuple[int, Values]]:
+        """Yield (samples, values by name) batch by batch: values of tensors ``names``, samples along their first axis.
+
+        Args:
+            before: the anchor of the first layer that later calls may find changed: what comes before it is kept.
+
+        Raises:
+            RuntimeRefusal: onnxruntime does not run the model on a sample.
+            PassError: the model has no such tensor.
+            Unstackable: batches of more than one sample give other values.
+        """
+        held = self._frontier if self._frontier is not None and _is_current(model, self._frontier) else None
+        self._frontier = None
+        wanted = self._chosen(model, before)
+        run = _Run(model, tuple(dict.fromkeys((*names, *wanted))), held, self._config)
+        if self._batch > 1 and not run.stacks(next(self._feeds(held, run))):
+            raise Unstackable(f"samples run together give other values of {', '.join(run.names)}")
+        fresh = Frontier(wanted, _digest(model, wanted)) if wanted else None
+        for count, feed in self._feeds(held, run):
+            found = run(feed)
+            if fresh is not None:
+                fresh.batches.append({"": np.empty(count), **{name: found[name] for name in wanted}})
+            yield count, {name: found[name] for name in names}
+        self._frontier = fresh
+
+    def _chosen(self, model: Model, before: str | None) -> tuple[str, ...]:
+        """Return the frontier nearest before the layer ``before`` that memory has room for."""
+        if before is None or model.is_large or model.nested:  # a subgraph's captures are not followed
+            return ()
+        position = [anchor_of(node) for node in model.graph.nodes].index(before)
+        room = self._memory // max(len(self._samples), 1)
+        return frontier_before(model, position, concrete_shapes(model, next(iter(self._samples)).feed), room)
+
+    def _feeds(self, held: Frontier | None, run: _Run) -> Iterator[tuple[int, Feed]]:
+        """Yield (samples, what ``run`` reads), from the frontier, the samples or both."""
+        if held is None:
+            yield from self._stacked()
+            return
+        again: Iterable[tuple[int, Feed]] = self._stacked() if run.reads_inputs else itertools.repeat((0, {}))
+        for stored, (_, inputs) in zip(held.batches, again, strict=False):
+            yield len(stored[""]), {**inputs, **{name: stored[name] for name in held.names}}
+
+    def _stacked(self) -> Iterator[tuple[int, Feed]]:
+        """Yield runs of samples of one shape, as long as a batch at most, stacked."""
+        held: list[Feed] = []
+        for sample in self._samples:
+            if held and (len(held) == self._batch or _kind(held[0]) != _kind(sample.feed)):
+                yield len(held), _stack(held)
+                held = []
+            held.append(sample.feed)
+        if held:
+            yield len(held), _stack(held)
+
+
+def _kind(feed: Feed) -> dict[str, tuple[tuple[int, ...], Any]]:
+    return {name: (array.shape, array.dtype) for name, array in feed.items()}
+
+
+def _stack(feeds: Sequence[Feed]) -> Feed:
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def batch_size(model: Model, samples: Samples) -> int:
+    """Return how many samples may run together: one, unless all inputs' first dimensions are free."""
+    shapes = concrete_shapes(model, next(iter(samples)).feed)
+    if any(not spec.shape or isinstance(spec.shape[0], int) for spec in model.inputs):
+        return 1
+    largest = max((4 * math.prod(shape) for shape in shapes.values()), default=0)
+    return max(1, min(BATCH, BATCH_BYTES // max(_ALIVE * largest, 1)))
+
+
+# ---- one run ---------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """A model cut down to what leads from a frontier, or the inputs, to some tensors, ready to run."""
+
+    def __init__(self, model: Model, names: tuple[str, ...], held: Frontier | None, config: SessionConfig) -> None:
+        self.names = names
+        stops = held.names if held is not None else ()
+        example = held.batches[0] if held is not None else {}
+        given = {*stops, *(spec.name for spec in model.inputs)}
+        self._given = [name for name in names if name in given]
+        self._computed = [name for name in names if name not in given]
+        part = part_of(model, self._computed, {name: example[name] for name in stops})
+        self._inputs = [spec.name for spec in part.inputs]
+        inputs = {spec.name for spec in model.inputs}
+        self.reads_inputs = any(name in inputs and name not in stops for name in (*self._inputs, *self._given))
+        self._placed = part.placed()
+        self._session = Session(self._placed.data, config) if self._computed else None
+
+    def __call__(self, feed: Feed) -> Values:
+        values: Values = {name: feed[name] for name in self._given}
+        if self._session is not None:
+            values.update(self._session.run({name: feed[name] for name in self._inputs}, self._computed))
+        return values
+
+    def stacks(self, batch: tuple[int, Feed]) -> bool:
+        """Whether a stack of samples gives what its samples give, stacked."""
+        count, feed = batch
+        if count == 1:
+            return True
+        whole = self(feed)
+        singles = [self({name: _nth(array, i, count) for name, array in feed.items()}) for i in range(count)]
+        return all(_is_stack(whole[name], [single[name] for single in singles]) for name in self.names)
+
+
+def _nth(array: Array, index: int, count: int) -> Array:
+    step = len(array) // count
+    return array[index * step : (index + 1) * step]
+
+
+def _is_stack(whole: Array, parts: Sequence[Array]) -> bool:
+    if whole.ndim == 0 or any(part.shape[1:] != whole.shape[1:] for part in parts):
+        return False
+    stacked = np.concatenate(parts)
+    if stacked.shape != whole.shape:
+        return False
+    if not np.isfinite(stacked).all():
+        return True  # whoever asked for it will say so, and by name
+    scale = float(np.abs(stacked).max()) if stacked.size else 0.0
+    return bool(np.allclose(whole, stacked, rtol=0, atol=_STACKED * scale))
+
+
+def part_of(model: Model, names: Sequence[str], stops: Values) -> Model:
+    """Return a copy of ``model`` cut down to what leads to tensors ``names``, which are its outputs.
+
+    Args:
+        stops: computed tensors that become inputs, with an example each: the first axis stays free.
+
+    Raises:
+        PassError: the model has no tensor of one of the names.
+    """
+    part = model.copy()
+    graph = part.graph
+    made = {tensor.name: (node, tensor) for node in graph.nodes for tensor in node.outputs if tensor.name}
+    missing = next((name for name in names if name not in made), None)
+    if missing is not None:
+        raise PassError(f"no node of the model computes {missing!r}")
+    needed, read = _ancestors(names, made, stops)
+    outputs = [made[name][1] for name in names]
+    starts = [made[name][1] for name in stops if name in read]
+    dropped = [node for node in graph.nodes if id(node) not in needed]
+    graph.nodes = [node for node in graph.nodes if id(node) in needed]
+    for node in dropped:
+        node.inputs.clear()
+        node.outputs.clear()
+    for tensor in starts:
+        example = stops[tensor.name]
+        tensor.dtype, tensor.shape = example.dtype, [None, *example.shape[1:]]
+    free = {spec.name for spec in part.inputs}
+    graph.inputs = [t for t in graph.inputs if t.name in read or t.name not in free] + starts
+    graph.outputs = outputs
+    return part
+
+
+def _ancestors(
+    names: Sequence[str], made: dict[str, tuple[Node, Tensor]], stops: Iterable[str]
+) -> tuple[set[int], set[str]]:
+    """Return the nodes, by identity, that lead to ``names``, and the names of all tensors that they read."""
+    needed: set[int] = set()
+    read: set[str] = set()
+    stopped = set(stops)
+    stack = [made[name][0] for name in names]
+    while stack:
+        node = stack.pop()
+        if id(node) in needed:
+            continue
+        needed.add(id(node))
+        for name in _reads(node):
+            read.add(name)
+            if name in made and name not in stopped:
+                stack.append(made[name][0])
+    return needed, read
+
+
+def _reads(node: Node) -> list[str]:
+    """Return the names of what ``node`` and its subgraphs read."""
+    tensors = list(node.inputs)
+    for graph in node.subgraphs(recursive=True) if node.attrs else ():
+        tensors += [*graph.outputs, *(tensor for inner in graph.nodes for tensor in inner.inputs)]
+    return [tensor.name for tensor in tensors if tensor.name and not isinstance(tensor, Constant)]
+
+
+# ---- frontiers -------------------------------------------------------------------------------------------------------
+
+
+def frontier_before(model: Model, position: int, shapes: dict[str, tuple[int, ...]], room: int) -> tuple[str, ...]:
+    """Return the floating-point tensors that cross from before some node to it and after it.
+
+    That node is the one at ``position``, or the nearest before it where what crosses takes ``room`` bytes at most for
+    one sample. Other tensors that cross, such as shapes, are left to be computed again; so are constants' offspring.
+
+    Args:
+        shapes: of all tensors, for one sample.
+
+    Returns:
+        Names; none where nothing fits.
+    """
+    known = model.copy()
+    infer_shapes(known)
+    spans = _spans(known, shapes)
+    for place in range(position, 0, -1):
+        crossing = {name: size for name, (born, last, size) in spans.items() if born < place <= last}
+        if sum(crossing.values()) <= room:
+            return tuple(crossing)
+    return ()
+
+
+def _spans(model: Model, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, int, int]]:
+    """Return where each floating-point tensor is made (−1: an input) and last read, and its bytes."""
+    spans: dict[str, tuple[int, int, int]] = {}
+    inputs = [(-1, tensor) for tensor in model.graph.inputs]
+    for born, tensor in (*inputs, *((i, t) for i, node in enumerate(model.graph.nodes) for t in node.outputs)):
+        dtype = numpy_dtype(tensor.dtype) if isinstance(tensor, Variable) else None
+        shape = shapes.get(tensor.name)
+        if dtype is not None and dtype.kind == "f" and shape:
+            spans[tensor.name] = (born, -1, dtype.itemsize * math.prod(shape))
+    for index, node in enumerate(model.graph.nodes):
+        for name in _reads(node):
+            if name in spans:
+                born, _, size = spans[name]
+                spans[name] = (born, index, size)
+    return spans
+
+
+def _is_current(model: Model, frontier: Frontier) -> bool:
+    made = {tensor.name for node in model.graph.nodes for tensor in node.outputs}
+    made.update(spec.name for spec in model.inputs)
+    return made.issuperset(frontier.names) and _digest(model, frontier.names) == frontier.digest
+
+
+def _digest(model: Model, names: Sequence[str]) -> bytes:
+    """Return a digest of everything that leads to tensors ``names``."""
+    made = {tensor.name: (node, tensor) for node in model.graph.nodes for tensor in node.outputs if tensor.name}
+    needed, _ = _ancestors([name for name in names if name in made], made, ())
+    part = model.extract([node for node in model.graph.nodes if id(node) in needed], names)
+    return hashlib.blake2b(part.SerializeToString(deterministic=True)).digest()
