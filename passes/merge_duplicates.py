@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from onnxslim.ir import Constant, Graph, Node, Rewriter, constant_bytes
+from onnxslim.ir import Constant, Graph, Node, Rewriter, array_of, constant_bytes
 from onnxslim.passes._determinism import is_deterministic
 from onnxslim.pipeline import Effect, Pass, PassContext
 
@@ -76,12 +77,19 @@ def _constants(graph: Graph) -> Iterator[Constant]:
 
 def _edges(constant: Constant) -> bytes:
     """Return the first and last elements, which tell most constants apart without reading the rest."""
-    flat = constant.values.reshape(-1)
+    flat = _values(constant).reshape(-1)
     return flat[:8].tobytes() + flat[-8:].tobytes()
 
 
+def _values(constant: Constant) -> npt.NDArray[Any]:
+    """Return the values, which are not kept in memory for having been compared."""
+    values = array_of(constant)
+    assert values is not None  # noqa: S101  (it is a constant)
+    return values
+
+
 def _digest(constant: Constant) -> bytes:
-    data = np.ascontiguousarray(constant.values).reshape(-1).view(np.uint8).data
+    data = np.ascontiguousarray(_values(constant)).reshape(-1).view(np.uint8).data
     return bytes(data) if len(data) <= SMALL else hashlib.blake2b(data, digest_size=16).digest()
 
 

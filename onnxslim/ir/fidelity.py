@@ -36,6 +36,8 @@ def put_back(graph: onnx.GraphProto, notes: Notes, shared: Set[str], *, nested: 
     if notes.referred:
         present = {tensor.name for tensor in graph.initializer}
         graph.initializer.extend(tensor for name, tensor in notes.referred.items() if name not in present)
+    for _, current in placed_graphs(graph) if notes.sparse else ():
+        _restore_sparse(current, notes.sparse)
     _restore_inputs(graph, notes)
     for place, current in placed_graphs(graph) if len(notes.graphs) > 1 else (((), graph),):
         if place in notes.graphs:
@@ -96,6 +98,20 @@ def _restore_type(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto) -> Non
         for mine, original in zip(ours.shape.dim, theirs.shape.dim, strict=True):
             if original.denotation:
                 mine.denotation = original.denotation
+
+
+def _restore_sparse(graph: onnx.GraphProto, names: Set[str]) -> None:
+    """Store again as sparse initializers what became Constant nodes for passes."""
+    kept = []
+    for node in graph.node:
+        value = next((a.sparse_tensor for a in node.attribute if a.name == "sparse_value"), None)
+        if node.op_type == "Constant" and value is not None and node.output[0] in names:
+            graph.sparse_initializer.append(value)
+            graph.sparse_initializer[-1].values.name = node.output[0]
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _merge(value: onnx.ValueInfoProto, noted: onnx.ValueInfoProto, but: tuple[str, ...]) -> None:

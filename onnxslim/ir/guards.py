@@ -197,10 +197,16 @@ def _check_stored(graph: onnx.GraphProto, place: str, growth: Growth) -> set[str
             )
         stored.add(name)
         growth.store(tensor, name)
+    inputs = {value.name for value in graph.input}
     for sparse in graph.sparse_initializer:
-        raise Fault(
-            f"{place}initializer {sparse.values.name!r} is sparse, which no exporter writes; a dense one is read"
-        )
+        name = sparse.values.name
+        try:
+            check_sparse(sparse)
+        except Fault as fault:
+            raise Fault(f"{place}sparse initializer {name!r}: {fault}") from None
+        if not name or name in stored or name in inputs:
+            raise Fault(f"{place}sparse initializer {name!r} has no name of its own")
+        stored.add(name)
     return stored
 
 

@@ -54,6 +54,8 @@ class Notes:
     weights_are_inputs: bool = False
     """IR version 3 demands that every initializer is an input too."""
     outer_weights: frozenset[str] = frozenset()
+    sparse: frozenset[str] = frozenset()
+    """Names of sparse initializers: to passes they are Constant nodes, whose sparse values none of them reads."""
 
     @property
     def values(self) -> dict[str, onnx.ValueInfoProto | None]:
@@ -76,6 +78,7 @@ def take_notes(model: onnx.ModelProto) -> Notes:
         referred={name: _copy(initializers[name]) for name in _referred(model) if name in initializers},
         weights_are_inputs=model.ir_version < 4,
         outer_weights=frozenset(initializers),
+        sparse=frozenset(name for _, current in placed_graphs(graph) for name in _as_nodes(current)),
     )
     if model.ir_version >= 4 and both:
         notes.defaults.update((name, _copy(initializers[name])) for name in both)
@@ -89,6 +92,20 @@ def take_notes(model: onnx.ModelProto) -> Notes:
         for name, value in inner.values.items():
             main.values.setdefault(name, value)
     return notes
+
+
+def _as_nodes(graph: onnx.GraphProto) -> Iterator[str]:
+    """Turn sparse initializers into Constant nodes of the same value, and yield their names."""
+    if not graph.sparse_initializer:
+        return
+    nodes = list(graph.node)
+    del graph.node[:]
+    for sparse in graph.sparse_initializer:
+        name = sparse.values.name
+        graph.node.append(onnx.helper.make_node("Constant", [], [name], sparse_value=sparse))
+        yield name
+    graph.node.extend(nodes)
+    del graph.sparse_initializer[:]
 
 
 def _copy(tensor: onnx.TensorProto) -> onnx.TensorProto:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import mmap
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,9 @@ Feed = dict[str, npt.NDArray[Any]]
 
 ModelData = bytes | Path
 """A model as onnxruntime takes it: serialized, or the path of its file (always so above 2 GiB)."""
+
+LONGEST_LOOP = 4.0
+"""Seconds that one run of a model with a Loop may take: nothing else can make a run endless."""
 
 ort.set_default_logger_severity(4)  # fatal only: what matters comes back as an exception
 
@@ -87,6 +92,7 @@ class Session:
             )
         except Exception as error:  # onnxruntime raises a family of types that share only this base
             raise RuntimeRefusal(one_line(error)) from error
+        self._may_not_end = _mentions_loop(source)
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -94,20 +100,45 @@ class Session:
         """Return the outputs by name: arrays, or lists for sequence types.
 
         Raises:
-            RuntimeRefusal: the feed does not fit or a kernel fails.
+            RuntimeRefusal: the feed does not fit, a kernel fails, or a Loop goes on for too long.
         """
         names = list(self.output_names if outputs is None else outputs)
         if not names:  # onnxruntime would take an empty list for all outputs
             return {}
         try:
-            values = self._session.run(names, feed)
+            values = self._run_limited(names, feed) if self._may_not_end else self._session.run(names, feed)
         except Exception as error:  # as above
             raise RuntimeRefusal(one_line(error)) from error
         return dict(zip(names, values, strict=True))
 
+    def _run_limited(self, names: list[str], feed: Feed) -> Sequence[Any]:
+        """Run, and end the run from another thread when it takes too long; onnxruntime looks between nodes."""
+        options = ort.RunOptions()
+        timer = threading.Timer(LONGEST_LOOP, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            outputs: Sequence[Any] = self._session.run(names, feed, options)
+        except Exception as error:
+            if options.terminate:
+                raise RuntimeRefusal(
+                    f"its Loop does not end within {LONGEST_LOOP:g} seconds: give samples on which it does"
+                ) from error
+            raise
+        finally:
+            timer.cancel()
+        return outputs
+
     def end_profiling(self) -> Path:
         """Stop profiling and return the profile's path."""
         return Path(self._session.end_profiling())
+
+
+def _mentions_loop(source: ModelData) -> bool:
+    if isinstance(source, bytes):
+        return b"Loop" in source
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"Loop") >= 0
 
 
 def _options(config: SessionConfig) -> ort.SessionOptions:

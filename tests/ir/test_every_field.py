@@ -23,7 +23,7 @@ from onnxslim.ir import Model
 REFUSED = {
     "AttributeProto": {"ref_attr_name", "f", "i", "s", "t", "g", "tp", "sparse_tensor", "floats", "ints", "strings"}
     | {"tensors", "graphs", "type_protos", "sparse_tensors"},  # a second value
-    "GraphProto": {"initializer", "sparse_initializer"},  # external data beside a model in memory; sparse weights
+    "GraphProto": {"initializer", "sparse_initializer"},  # external data beside a model in memory; nameless ones
     "NodeProto": {"attribute", "domain"},  # an attribute without its value; a domain without a version
     "TensorProto": {"segment", "data_location", "raw_data", "string_data", "float_data", "int32_data", "int64_data"}
     | {"double_data", "uint64_data"},  # data twice, or elsewhere

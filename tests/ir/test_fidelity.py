@@ -14,6 +14,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnxslim.errors import ModelError
 from onnxslim.ir import Constant, Model
 from onnxslim.pipeline import exact_fixed_point
+from onnxslim.runtime import Session
 from onnxslim.workflow.registry import exact_passes
 
 NEWEST_IR = int(onnx.IR_VERSION)
@@ -346,14 +347,55 @@ def test_a_weight_shared_by_two_layers_stays_shared() -> None:
     assert [t.name for t in result.graph.initializer] == ["w"]
 
 
-def test_sparse_initializers_are_refused_in_one_line() -> None:
-    graph = unary()
-    sparse = oh.make_sparse_tensor(
-        numpy_helper.from_array(np.ones(1, np.float32), "s"), numpy_helper.from_array(np.array([1]), "i"), [3]
-    )
-    graph.sparse_initializer.append(sparse)
-    with pytest.raises(ModelError, match="sparse") as caught:
-        Model.load(model(graph))
+def sparse_weight(name: str, indices: list[int], size: int = 3) -> onnx.SparseTensorProto:
+    values = numpy_helper.from_array(np.arange(1, len(indices) + 1, dtype=np.float32), name)
+    return oh.make_sparse_tensor(values, numpy_helper.from_array(np.array(indices, np.int64), f"{name}_at"), [size])
+
+
+def with_sparse(sparse: onnx.SparseTensorProto) -> onnx.ModelProto:
+    """y = Relu(Identity(x + s)), with a branch that has a sparse weight of its own and reads the outer one."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[3] x, bool go) => (float[3] y) {
+        t = Add(x, s)  i = Identity(t)
+        y = If(go) <then_branch = a () => (float[3] p) { p = Add(i, inner) },
+                    else_branch = b () => (float[3] q) { q = Mul(i, s) }> }"""
+    proto = onnx.ModelProto()
+    proto.ParseFromString(onnx.parser.parse_model(text).SerializeToString())
+    proto.graph.sparse_initializer.append(sparse)
+    proto.graph.node[2].attribute[0].g.sparse_initializer.append(sparse_weight("inner", [2]))
+    return proto
+
+
+def test_sparse_initializers_are_carried() -> None:
+    proto = with_sparse(sparse_weight("s", [0, 2]))
+    same(proto)
+    result = after_exact(proto)
+    assert [t.values.name for t in result.graph.sparse_initializer] == ["s"]
+    assert [node.op_type for node in result.graph.node] == ["Add", "If"]
+    feed = {"x": np.array([1, 2, 3], np.float32), "go": np.array(True)}
+    for model_proto in (proto, result):
+        assert Session(model_proto).run(feed)["y"].tolist() == [2, 2, 6]
+
+
+def test_a_sparse_initializer_that_nothing_reads_is_dropped() -> None:
+    proto = base()
+    proto.graph.sparse_initializer.append(sparse_weight("unused", [1]))
+    assert not after_exact(proto).graph.sparse_initializer
+
+
+@pytest.mark.parametrize(
+    "sparse",
+    [
+        sparse_weight("s", [0, 7]),
+        sparse_weight("s", [2, 0]),
+        sparse_weight("s", [-1]),
+        sparse_weight("x", [1]),
+        sparse_weight("", [1]),
+        sparse_weight("s", [1], 2**40),
+    ],
+)
+def test_broken_sparse_initializers_are_refused_in_one_line(sparse: onnx.SparseTensorProto) -> None:
+    with pytest.raises(ModelError) as caught:
+        Model.load(with_sparse(sparse))
     assert "\n" not in str(caught.value)
 
 
