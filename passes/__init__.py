@@ -12,6 +12,7 @@ from onnxslim.passes.fold_batchnorm import FoldBatchNorm
 from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.fold_pad import FoldPad
 from onnxslim.passes.infer_shapes import InferShapes
+from onnxslim.passes.inline_functions import InlineFunctions
 from onnxslim.passes.insert_qdq import InsertQdq
 from onnxslim.passes.join_slices import JoinSlices
 from onnxslim.passes.merge_duplicates import MergeDuplicates
@@ -34,7 +35,7 @@ EXACT_PASSES: tuple[type[Pass], ...] = (
 )
 """What ``exact`` stands for, in order."""
 
-PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES, PruneFilters, FactorLowRank, InsertQdq)
+PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES, InlineFunctions, PruneFilters, FactorLowRank, InsertQdq)
 """Every pass of this package."""
 
 __all__ = ["EXACT_PASSES", "PASSES", "FactorLowRank", "InsertQdq", "PruneCriterion", "PruneFilters"]

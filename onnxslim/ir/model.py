@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from google.protobuf.message import EncodeError
 from onnx_graphsurgeon import Constant, Graph, Node
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -283,6 +284,23 @@ class Model:
         except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
             raise ModelError(f"the model cannot be converted to opset {opset}: {one_line(error)}") from None
         return Model._import(proto, "the converted model", self.path, {})
+
+    def inlined(self) -> Model:
+        """Return this model with local functions opened where they are called, by onnx's own inliner.
+
+        Raises:
+            ModelError: the inliner refuses, with its reason.
+        """
+        try:
+            proto = onnx.inliner.inline_local_functions(self.proto())
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ModelError(f"its functions cannot be inlined: {one_line(error)}") from None
+        return Model._import(proto, "the inlined model", self.path, {})
+
+    @property
+    def functions(self) -> tuple[tuple[str, str], ...]:
+        """Domain and name of every local function."""
+        return tuple((function.domain, function.name) for function in self._shell.functions)
 
     @collection_paused()
     def copy(self) -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,9 +209,20 @@ class Rewriter:
         Raises:
             PassError: onnx's converter refuses.
         """
+        self._become(lambda: self.model.upgraded(opset))
+
+    def inline(self) -> None:
+        """Open local functions where they are called; nodes and tensors are new objects afterwards, names stay.
+
+        Raises:
+            PassError: onnx's inliner refuses.
+        """
+        self._become(self.model.inlined)
+
+    def _become(self, make: Callable[[], Model]) -> None:
         self.finish()
         try:
-            self.model.restore(self.model.upgraded(opset))
+            self.model.restore(make())
         except ModelError as error:
             raise PassError(one_line(error)) from None
         self._look()
