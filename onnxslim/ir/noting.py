@@ -20,6 +20,8 @@ _NODE_FIELDS = tuple(f.name for f in onnx.NodeProto.DESCRIPTOR.fields if f.name 
 _CARRIED_GRAPH_FIELDS = ("node", "name", "initializer", "sparse_initializer", "doc_string", "input", "output")
 _GRAPH_FIELDS = frozenset(f.name for f in onnx.GraphProto.DESCRIPTOR.fields) - {*_CARRIED_GRAPH_FIELDS, "value_info"}
 
+_GRAPH = onnx.AttributeProto.GRAPH
+
 NodeKey = tuple[str, str]
 """Operator and first output."""
 Place = tuple[tuple[str, str, str], ...]
@@ -72,13 +74,14 @@ def take_notes(model: onnx.ModelProto) -> Notes:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     inputs = [value.name for value in graph.input]
     both = [name for name in inputs if name in initializers]
+    placed = list(placed_graphs(graph))
     notes = Notes(
-        graphs={place: _note_graph(current) for place, current in placed_graphs(graph)},
+        graphs={place: _note_graph(current) for place, current in placed},
         input_order=tuple(inputs),
         referred={name: _copy(initializers[name]) for name in _referred(model) if name in initializers},
         weights_are_inputs=model.ir_version < 4,
         outer_weights=frozenset(initializers),
-        sparse=frozenset(name for _, current in placed_graphs(graph) for name in _as_nodes(current)),
+        sparse=frozenset(name for _, current in placed for name in _as_nodes(current)),
     )
     if model.ir_version >= 4 and both:
         notes.defaults.update((name, _copy(initializers[name])) for name in both)
@@ -131,8 +134,9 @@ def placed_graphs(graph: onnx.GraphProto) -> Iterator[tuple[Place, onnx.GraphPro
         place, current = stack.pop()
         yield place, current
         for node in current.node:
-            inner = [a for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
-            stack.extend(((*place, (*(key_of(node) or ("", "")), a.name)), a.g) for a in inner)
+            for attribute in node.attribute:
+                if attribute.type == _GRAPH:
+                    stack.append(((*place, (*(key_of(node) or ("", "")), attribute.name)), attribute.g))
 
 
 def key_of(node: onnx.NodeProto) -> NodeKey | None:
@@ -167,7 +171,7 @@ def _is_plain(value: onnx.ValueInfoProto) -> bool:
 
 
 def _note_node(node: onnx.NodeProto, into: dict[NodeKey, onnx.NodeProto]) -> None:
-    said = [a for a in node.attribute if a.doc_string]
+    said = [a for a in node.attribute if a.doc_string] if node.attribute else ()
     if not said and not any(getattr(node, name) for name in _NODE_FIELDS):
         return
     key = key_of(node)
