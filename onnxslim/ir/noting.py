@@ -81,7 +81,7 @@ def take_notes(model: onnx.ModelProto) -> Notes:
         referred={name: _copy(initializers[name]) for name in _referred(model) if name in initializers},
         weights_are_inputs=model.ir_version < 4,
         outer_weights=frozenset(initializers),
-        sparse=frozenset(name for _, current in placed for name in _as_nodes(current)),
+        sparse=frozenset(name for _, current in reversed(placed) for name in _as_nodes(current)),
     )
     if model.ir_version >= 4 and both:
         notes.defaults.update((name, _copy(initializers[name])) for name in both)
@@ -98,7 +98,10 @@ def take_notes(model: onnx.ModelProto) -> Notes:
 
 
 def _as_nodes(graph: onnx.GraphProto) -> Iterator[str]:
-    """Turn sparse initializers into Constant nodes of the same value, and yield their names."""
+    """Turn sparse initializers into Constant nodes of the same value, and yield their names.
+
+    Nodes are copied, so graphs inside come first.
+    """
     if not graph.sparse_initializer:
         return
     nodes = list(graph.node)
@@ -134,9 +137,9 @@ def placed_graphs(graph: onnx.GraphProto) -> Iterator[tuple[Place, onnx.GraphPro
         place, current = stack.pop()
         yield place, current
         for node in current.node:
-            for attribute in node.attribute:
-                if attribute.type == _GRAPH:
-                    stack.append(((*place, (*(key_of(node) or ("", "")), attribute.name)), attribute.g))
+            if any(attribute.type == _GRAPH for attribute in node.attribute):
+                inner = [a for a in node.attribute if a.type == _GRAPH]
+                stack.extend(((*place, (*(key_of(node) or ("", "")), a.name)), a.g) for a in inner)
 
 
 def key_of(node: onnx.NodeProto) -> NodeKey | None:
