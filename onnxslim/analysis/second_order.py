@@ -110,6 +110,8 @@ class Request:
     """The output of an Add of the layer's output and another tensor: then the target is the reference's *sum* less the
     other addend of the model at hand, so that the layer makes up for what the shortcut has lost too (He et al. 2017,
     §3.3, "multi-branch networks"). See :func:`joined_by`."""
+    kept: tuple[int, ...] | None = None
+    """Which of the reference's output channels the layer still has; None: all of them."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -139,11 +141,16 @@ class Collector:
         self._batch: int | None = None
         self._relays: tuple[Relay, Relay] | None = None
 
-    def moments(self, model: Model, layers: Sequence[str | Request]) -> dict[str, Moments]:
+    def moments(
+        self, model: Model, layers: Sequence[str | Request], changing: Sequence[str] = ()
+    ) -> dict[str, Moments]:
         """Return the moments of ``layers``, by anchor, in one pass over the samples.
 
-        Quick where each call's layers come after those of the calls before, and what was changed in between lies
-        there too; any other order is right as well.
+        Args:
+            changing: anchors of what the caller is about to change, besides ``layers``: producers whose filters go.
+
+        Quick where what changes between calls comes after what changed before, and ``changing`` tells of all of it;
+        right in any case.
 
         Raises:
             PassError: a layer is not linear, its Gram matrix is too large, its activations are not finite, or the
@@ -155,27 +162,27 @@ class Collector:
         if not sums:
             return {}
         try:
-            self._take(model, sums)
+            self._take(model, sums, changing)
         except Unstackable:
             self._batch, self._relays = 1, None
             sums = [_Sums(model, request, self._settings, self._reference is not None) for request in requests]
-            self._take(model, sums)
+            self._take(model, sums, changing)
         return {one.layer.anchor: one.moments() for one in sums}
 
-    def _take(self, model: Model, sums: Sequence[_Sums]) -> None:
+    def _take(self, model: Model, sums: Sequence[_Sums], changing: Sequence[str]) -> None:
+        anchors = {*changing, *(one.layer.anchor for one in sums)}
+        before = next(anchor_of(node) for node in model.graph.nodes if anchor_of(node) in anchors)
         done = 0
-        for count, inputs, outputs in self._batches(model, sums):
+        for count, inputs, outputs in self._batches(model, sums, before):
             for one in sums:
                 one.add(count, done, inputs, outputs)
             done += count
             if self._progress is not None:
                 self._progress("statistics", done, len(self._samples))
 
-    def _batches(self, model: Model, sums: Sequence[_Sums]) -> Iterator[tuple[int, Values, Values]]:
+    def _batches(self, model: Model, sums: Sequence[_Sums], before: str) -> Iterator[tuple[int, Values, Values]]:
         """Yield (samples, tensors of the model, tensors of the reference)."""
         ours, theirs = self._opened(model)
-        anchors = {one.layer.anchor for one in sums}
-        before = next(anchor_of(node) for node in model.graph.nodes if anchor_of(node) in anchors)
         names = [name for one in sums for name in one.inputs]
         if self._reference is None:
             yield from ((count, values, {}) for count, values in ours.values(model, names, before))
@@ -208,7 +215,7 @@ def collect_moments(
 def joined_by(model: Model, anchor: str) -> str | None:
     """Return the sum into which the output of a layer goes and nowhere else, for :class:`Request`; None for no such.
 
-    The other addend must be computed and of the same shape, as far as shapes are known.
+    The other addend must be computed and of the same shape, so shapes must be inferred.
     """
     out = next((t for node in model.graph.nodes for t in node.outputs if t.name == anchor), None)
     readers = consumers(out) if out is not None else []
@@ -236,6 +243,7 @@ class _Sums:
         _refuse_size(self.layer, settings.matrix_bytes)
         self.target = request.joined or self.layer.anchor
         """The tensor of the reference that is, or holds, the target."""
+        self._kept = None if request.kept is None else np.array(request.kept, np.int64)
         self._other = _other_addend(model, self.layer, request.joined) if request.joined else None
         self._referred = referred
         groups, width, channels = self.layer.groups, self.layer.width, self.layer.channels
@@ -269,6 +277,8 @@ class _Sums:
 
     def _targets(self, inputs: Values, outputs: Values) -> Array:
         target = _finite(outputs[self.target], self.target)
+        if self._kept is not None:
+            target = np.take(target, self._kept, axis=1 if self.layer.kernel else -1)
         if self._other is None:
             return target
         other = _finite(inputs[self._other], self._other)
