@@ -21,9 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.linalg.blas import dgemm
+from scipy.linalg.lapack import dpotrf, dpotri
 
 from onnxslim.analysis.second_order import Moments
+from onnxslim.errors import PassError
 from onnxslim.passes._least_squares import RIDGE, factorized
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +36,7 @@ STEP = 1 / 32
 """The share of the remaining units that one step removes at most; 0 for one at a time."""
 LEAST_RIDGE = 1e-9
 """Below it, H⁻¹ would have too few right digits to be taken apart."""
-_COMPACT = 0.75
+_COMPACT = 0.7
 """When this share of a reader's columns remains, its matrices are computed afresh: smaller, and exact again."""
 
 
@@ -124,16 +127,19 @@ def removal_order(
 
 
 class _State:
-    """One reader while its units go: the columns that remain, their weights and H⁻¹."""
+    """One reader while its units go: its columns, their weights and H⁻¹.
+
+    Columns that are gone keep their place, as zeros, until the matrices are computed afresh without them.
+    """
 
     def __init__(self, reader: Reader, ridge: float) -> None:
         self._energy = reader.energy
-        self._units = reader.units
         self._hessian = _hessian(reader.gram, max(ridge, LEAST_RIDGE))
         self._pulled = self._hessian @ reader.weight.T
         self._kept = np.arange(len(reader.units))
-        self._fresh = len(self._kept)
-        self._weight = reader.weight
+        self._alive = np.ones(len(reader.units), np.bool_)
+        self._units = reader.units.copy()
+        self._weight = reader.weight.copy()
         self._inverse = _inverse(self._hessian)
 
     def present(self) -> Indices:
@@ -161,37 +167,49 @@ class _State:
         return result
 
     def remove(self, units: Indices) -> Floats:
-        """Remove ``units`` and let the rest adapt; return the error that each adds, one after the other."""
+        """Remove ``units`` and let the rest adapt; return the error that each adds, one after the other.
+
+        Raises:
+            PassError: H of what remains is not definite.
+        """
+        try:
+            return self._removed(units)
+        except np.linalg.LinAlgError:  # many downdates have used up the digits of H⁻¹
+            self._refresh()
+        try:
+            return self._removed(units)
+        except np.linalg.LinAlgError:
+            raise PassError("the statistics of a layer are too nearly singular: a larger ridge helps") from None
+
+    def _removed(self, units: Indices) -> Floats:
         place = {int(unit): index for index, unit in enumerate(units)}
         positions = np.array([place.get(int(unit), -1) for unit in self._units])
         gone = np.flatnonzero(positions >= 0)
         gone = gone[np.argsort(positions[gone], kind="stable")]
-        stay = np.flatnonzero(positions < 0)
-        block = self._inverse[np.ix_(gone, gone)]
-        lower = np.linalg.cholesky(block)
+        lower = np.linalg.cholesky(self._inverse[np.ix_(gone, gone)])
         halves = solve_triangular(lower, self._weight[:, gone].T, lower=True, check_finite=False)
         added = np.zeros(len(units))
         np.add.at(added, positions[gone], (halves**2).sum(axis=1) / self._energy)
-        self._adapt(stay, solve_triangular(lower, self._inverse[np.ix_(gone, stay)], lower=True), halves)
+        across = solve_triangular(lower, self._inverse[gone], lower=True, check_finite=False)
+        self._units[gone], self._alive[gone] = -1, False
+        if self._alive.sum() <= _COMPACT * len(self._alive):
+            self._refresh()
+        else:
+            self._adapt(gone, across, halves)
         return added
 
-    def _adapt(self, stay: Indices, across: Floats, halves: Floats) -> None:
-        """Let the columns ``stay`` make up for the others, with L⁻¹·[H⁻¹]_S: and L⁻¹·W_Sᵀ."""
-        self._kept, self._units = self._kept[stay], self._units[stay]
-        if len(stay) <= _COMPACT * self._fresh:
-            self._refresh()
-            return
-        self._inverse = self._inverse[np.ix_(stay, stay)]
-        self._inverse -= across.T @ across
-        self._weight = self._weight[:, stay] - halves.T @ across
+    def _adapt(self, gone: Indices, across: Floats, halves: Floats) -> None:
+        """Let all columns make up for those ``gone``, with L⁻¹·[H⁻¹]_S: and L⁻¹·W_Sᵀ."""
+        self._inverse = dgemm(-1.0, across.T, across, beta=1.0, c=self._inverse, overwrite_c=1)
+        self._weight -= halves.T @ across
+        self._inverse[gone], self._inverse[:, gone], self._weight[:, gone] = 0.0, 0.0, 0.0
 
     def _refresh(self) -> None:
         """Compute H⁻¹ and W of the columns that remain from H itself."""
-        kept = self._kept
-        self._fresh = len(kept)
-        hessian = self._hessian[np.ix_(kept, kept)]
-        self._inverse = _inverse(hessian)
-        self._weight = (self._inverse @ self._pulled[kept]).T
+        self._kept, self._units = self._kept[self._alive], self._units[self._alive]
+        self._alive = np.ones(len(self._kept), np.bool_)
+        self._inverse = _inverse(self._hessian[np.ix_(self._kept, self._kept)])
+        self._weight = (self._inverse @ self._pulled[self._kept]).T
 
 
 def _hessian(gram: Floats, ridge: float) -> Floats:
@@ -206,11 +224,20 @@ def _hessian(gram: Floats, ridge: float) -> Floats:
 
 
 def _inverse(hessian: Floats) -> Floats:
+    """Return the inverse of a definite matrix, in the order of Fortran.
+
+    Raises:
+        PassError: it is not definite.
+    """
     if not len(hessian):
         return hessian
-    factor = cho_factor(hessian, lower=True, check_finite=False)
-    inverse: Floats = cho_solve(factor, np.eye(len(hessian)), check_finite=False)
-    return (inverse + inverse.T) / 2
+    upper, failed = dpotrf(hessian, lower=0)
+    if not failed:
+        half, failed = dpotri(upper, lower=0)
+    if failed:
+        raise PassError("the statistics of a layer are too nearly singular: a larger ridge helps")
+    inverse: Floats = np.asfortranarray(np.triu(half) + np.triu(half, 1).T)
+    return inverse
 
 
 # ---- without adapting ------------------------------------------------------------------------------------------------

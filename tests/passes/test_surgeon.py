@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxslim.analysis.second_order import Moments
-from onnxslim.passes._surgeon import Reader, diagonal_costs, readers_of, removal_order
+from onnxslim.passes._surgeon import Reader, _State, diagonal_costs, readers_of, removal_order
 
 RIDGE = 1e-4
 
@@ -107,6 +107,16 @@ def test_long_runs_keep_their_digits() -> None:
     order = removal_order([one], 60, ridge=RIDGE, step=0)
     for count in (1, 30, 59, 60):
         assert order.errors[count - 1] == pytest.approx(exact_error([one], order.units[:count]), rel=1e-6)
+
+
+def test_lost_digits_are_computed_again() -> None:
+    """What downdates left of H⁻¹ is no longer definite: the matrices are computed afresh, and errors are right."""
+    one = reader(4, list(range(8)))
+    state = _State(one, RIDGE)
+    first = state.remove(np.array([3]))[0]
+    state._inverse *= -1.0
+    second = state.remove(np.array([5]))[0]
+    assert first + second == pytest.approx(exact_error([one], [3, 5]), rel=1e-8)
 
 
 def test_units_that_must_stay_stay() -> None:
