@@ -101,7 +101,7 @@ class Relay:
         """Return the frontier nearest before the layer ``before`` that memory has room for."""
         if before is None or model.is_large or model.nested:  # a subgraph's captures are not followed
             return ()
-        position = [anchor_of(node) for node in model.graph.nodes].index(before)
+        position = next((i for i, node in enumerate(model.graph.nodes) if anchor_of(node) == before), 0)
         room = self._memory // max(len(self._samples), 1)
         return frontier_before(model, position, concrete_shapes(model, next(iter(self._samples)).feed), room)
 

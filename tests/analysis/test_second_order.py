@@ -15,6 +15,7 @@ from gallery import Builder
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from onnxslim.analysis import relay
 from onnxslim.analysis.patches import items, linear_layer, patch_map, refusal
 from onnxslim.analysis.relay import frontier_before, part_of
 from onnxslim.analysis.second_order import (
@@ -26,9 +27,9 @@ from onnxslim.analysis.second_order import (
     drawn,
     joined_by,
 )
-from onnxslim.analysis.shapes import concrete_shapes
+from onnxslim.analysis.shapes import concrete_shapes, forget_shapes
 from onnxslim.errors import PassError
-from onnxslim.ir import Model, Rewriter, anchor_of
+from onnxslim.ir import Model, Rewriter, anchor_of, array_of
 from onnxslim.runtime import RuntimeRefusal, Session
 from onnxslim.samples import Samples
 
@@ -311,6 +312,33 @@ def test_a_joined_target_is_the_sum_less_the_other_addend() -> None:
     assert_same(found, brute(candidate, anchors[4], samples, wanted))
 
 
+def narrowed(model: Model, anchor: str, reader: str, kept: list[int]) -> Model:
+    """A copy in which a layer has lost filters, and the layer that reads them the channels."""
+    changed = model.copy()
+    rewriter = Rewriter(changed)
+    for name, axis in ((anchor, 0), (reader, 1)):
+        node = next(node for node in changed.graph.nodes if anchor_of(node) == name)
+        for slot in (1, 2) if axis == 0 else (1,):
+            values = array_of(node.inputs[slot])
+            assert values is not None
+            rewriter.set_input(node, slot, rewriter.constant("cut", np.take(values, kept, axis=axis)))
+    forget_shapes(changed)
+    rewriter.finish()
+    return changed
+
+
+def test_targets_of_a_layer_that_lost_filters_are_those_of_the_others() -> None:
+    model, anchors = residual()
+    samples = feeds(3, 8, 8)
+    candidate = narrowed(model, anchors[3], anchors[4], [0, 2, 3])
+    found = collect_moments(candidate, [Request(anchors[3], kept=(0, 2, 3))], samples, model, EVERYTHING)[anchors[3]]
+    whole = collect_moments(model, [anchors[3]], samples, model, EVERYTHING)[anchors[3]]
+    np.testing.assert_allclose(found.cross, whole.cross[:, :, [0, 2, 3]])
+    np.testing.assert_allclose(found.target_mean, whole.target_mean[[0, 2, 3]])
+    read = collect_moments(candidate, [anchors[4]], samples, model, EVERYTHING)[anchors[4]]
+    assert read.width == 27
+
+
 def test_only_a_private_output_is_joined() -> None:
     model, anchors = residual()
     assert joined_by(model, anchors[0]) is None  # a Relu reads it
@@ -417,6 +445,32 @@ def test_stages_give_what_fresh_runs_give() -> None:
         found = collector.moments(candidate, [anchor])[anchor]
         assert_same(found, collect_moments(candidate, [anchor], samples, model, EVERYTHING)[anchor], 1e-6)
         candidate = scaled(candidate, anchor, 0.8)
+
+
+def test_stages_begin_where_the_last_one_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first stage reads the samples, however much of the front was executed before."""
+    model, anchors = residual()
+    sizes: list[tuple[int, bool]] = []
+
+    class Spy(relay._Run):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            sizes.append((len(self._inputs), self.reads_inputs))
+
+    monkeypatch.setattr(relay, "_Run", Spy)
+    collector = Collector(feeds(3, 8, 8), model, EVERYTHING)
+    candidate = model
+    for first, second in zip(anchors[1::2], anchors[2::2], strict=True):
+        collector.moments(candidate, [second], changing=[first])
+        candidate = scaled(scaled(candidate, first, 0.9), second, 0.9)
+    assert [reads for _, reads in sizes] == [True, True, False, False, False, False]
+
+
+def test_a_reference_without_the_layer_is_refused() -> None:
+    model, anchors = residual()
+    other = Builder(size=8, seed=2)
+    with pytest.raises(PassError, match=f"computes '{anchors[4]}'"):
+        collect_moments(model, [anchors[4]], feeds(3, 8, 8), other.build(other.conv("x", 4)))
 
 
 def test_stages_out_of_order_are_right_too() -> None:
