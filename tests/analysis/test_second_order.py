@@ -15,7 +15,7 @@ from gallery import Builder
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from onnxslim.analysis import relay
+from onnxslim.analysis import relay, second_order
 from onnxslim.analysis.patches import items, linear_layer, patch_map, refusal
 from onnxslim.analysis.relay import frontier_before, part_of
 from onnxslim.analysis.second_order import (
@@ -361,6 +361,28 @@ def test_means_far_from_zero_cost_no_digits() -> None:
     np.testing.assert_allclose(found.gram[0], exact, rtol=0, atol=1e-9 * exact.max())
 
 
+def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiplied a few patches at a time, the sums are those of all at once."""
+    model, anchors = mixed()
+    samples = feeds(3, 9, 9, count=20)
+    whole = collect_moments(model, anchors, samples, scaled(model, anchors[0], 1.5), EVERYTHING)
+    monkeypatch.setattr(second_order, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(second_order, "_FEWEST_ROWS", 7)
+    pieces = collect_moments(model, anchors, samples, scaled(model, anchors[0], 1.5), EVERYTHING)
+    for anchor in anchors:
+        assert_same(pieces[anchor], whole[anchor], 1e-9)
+
+
+def test_every_sample_has_positions_of_its_own() -> None:
+    model, anchors = mixed()
+    x = np.random.default_rng(0).standard_normal((1, 3, 9, 9)).astype(np.float32)
+    one = Settings(positions=1, threads=1)
+    few = collect_moments(model, anchors[:1], Samples.from_feeds([{"x": x}] * 16), settings=one)[anchors[0]]
+    many = collect_moments(model, anchors[:1], Samples.from_feeds([{"x": x}] * 32), settings=one)[anchors[0]]
+    assert (few.count, many.count) == (16, 32)
+    assert np.abs(few.mean - many.mean).max() > 0.01
+
+
 def test_positions_are_drawn_alike_for_input_and_output() -> None:
     model, anchors = mixed()
     samples = feeds(3, 9, 9)
@@ -517,6 +539,25 @@ def test_models_that_mix_samples_are_run_one_by_one() -> None:
     np.testing.assert_allclose(found.mean[0], rows.mean(axis=0), atol=1e-6)
     few = collect_moments(model, ["y"], samples, settings=Settings(positions=2, threads=1))["y"]
     assert few.count <= 28
+
+
+AVERAGING = """
+g (float[n,4] x) => (float[n,2] y) <float[4,2] w = {1,2,3,4,5,6,7,8}> {
+  m = ReduceMean<axes=[0], keepdims=1>(x)
+  t = Add(x, m)
+  y = MatMul(t, w)
+}
+"""
+
+
+def test_models_that_average_over_samples_are_run_one_by_one() -> None:
+    """Alone, a sample is its own mean: of a stack, shapes are right and values are not."""
+    model = Model.load(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{AVERAGING}'))
+    samples = feeds(4, count=5)
+    found = collect_moments(model, ["y"], samples, model, EVERYTHING)["y"]
+    alone = 2 * np.concatenate([sample.feed["x"] for sample in samples])
+    assert found.count == 5
+    np.testing.assert_allclose(found.gram[0], 4 * np.cov(alone.T), rtol=1e-5)
 
 
 # ---- cutting models down -----------------------------------------------------------------------------------------
