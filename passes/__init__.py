@@ -5,6 +5,7 @@ from __future__ import annotations
 if __name__ != "onnxslim.passes":
     raise ImportError("import onnxslim.passes, not the folder 'passes' by itself")
 
+from onnxslim.passes._ranking import PruneCriterion
 from onnxslim.passes.collapse_shapes import CollapseShapes
 from onnxslim.passes.factor_low_rank import FactorLowRank
 from onnxslim.passes.fold_affine import FoldAffine
@@ -16,7 +17,7 @@ from onnxslim.passes.inline_functions import InlineFunctions
 from onnxslim.passes.insert_qdq import InsertQdq
 from onnxslim.passes.join_slices import JoinSlices
 from onnxslim.passes.merge_duplicates import MergeDuplicates
-from onnxslim.passes.prune_filters import PruneCriterion, PruneFilters
+from onnxslim.passes.prune_filters import PruneFilters
 from onnxslim.passes.remove_dead import RemoveDead
 from onnxslim.passes.remove_noops import RemoveNoops
 from onnxslim.pipeline import Pass

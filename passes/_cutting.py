@@ -12,17 +12,20 @@ from onnxslim.analysis import forget_shapes, infer_shapes
 from onnxslim.analysis.channels import ChannelGroup, Channels, analyze_channels
 from onnxslim.analysis.relations import Counted, Indices, Key, Picked, Pieces, Sized, Use, Window
 from onnxslim.errors import PassError
-from onnxslim.ir import Constant, Node, Rewriter, array_of
+from onnxslim.ir import Constant, Node, Rewriter, anchor_of, array_of
 
 Kept = dict[Key, Indices]
 """The indices that stay, of each dimension of each group that is cut."""
 
 
-def cut(rewriter: Rewriter, removed: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
+def cut(rewriter: Rewriter, removed: Mapping[str, tuple[int, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
     """Remove units from groups; shapes are inferred anew.
 
     Args:
         removed: by anchor, the size that the group must have, and the units to remove.
+
+    Returns:
+        By anchor, the output channels that layers still have, where those are not all of them.
 
     Raises:
         PassError: the cuts do not fit the model.
@@ -32,12 +35,24 @@ def cut(rewriter: Rewriter, removed: Mapping[str, tuple[int, tuple[int, ...]]]) 
     kept: Kept = {}
     for anchor, (size, units) in removed.items():
         kept.update(_kept(anchor, groups.get(anchor), size, units))
+    outputs = _outputs(rewriter, kept)
     _cut_constants(rewriter, channels, kept)
     for adjustment in channels.adjustments:
         _ADJUST[type(adjustment)](rewriter, adjustment, kept)
     forget_shapes(rewriter.model)
     rewriter.finish()
     infer_shapes(rewriter.model)
+    return outputs
+
+
+def _outputs(rewriter: Rewriter, kept: Kept) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for node in rewriter.model.graph.nodes:
+        axis = 1 if node.op.startswith("Conv") else len(node.outputs[0].shape or ()) - 1
+        indices = kept.get((id(node.outputs[0]), axis))
+        if indices is not None:
+            found[anchor_of(node)] = tuple(indices.tolist())
+    return found
 
 
 def _kept(anchor: str, group: ChannelGroup | None, size: int, units: tuple[int, ...]) -> Kept:

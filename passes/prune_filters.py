@@ -1,47 +1,60 @@
-"""prune-filters: remove the filters that matter least, and everything that belongs to them.
+"""prune-filters: remove the filters that matter least and everything that belongs to them, and repair what is left.
 
 Given   y = Conv(x, W) with n filters, and consumers z = Conv(y, V) that read its n channels
-Result  y' = Conv(x, W[kept]),  z = Conv(y', V[:, kept])        where Σ|W_i| of the removed filters i is smallest
+Result  y' = Conv(x, W[kept]),  z = Conv(y', V'),  where V' = V[:, kept] without samples, and with samples the weights
+        that give what the original gave, as well as the kept channels can (``_repair``)
 
-(Li et al. 2017, "Pruning Filters for Efficient ConvNets", §3.) Channels that are coupled, through residual additions,
-depthwise convolutions, concatenation or flattening, are removed together: see ``onnxslim.analysis.channels``. A removed
-channel's constant contribution to its consumers goes with it; nothing is retrained.
+(Li et al. 2017, "Pruning Filters for Efficient ConvNets", §3; He et al. 2017, "Channel Pruning for Accelerating Very
+Deep Neural Networks", §3.) Channels that are coupled, through residual additions, depthwise and grouped convolutions,
+concatenation, shuffles, heads or flattening, are removed together: see ``onnxslim.analysis.channels``. Without repair
+the result equals the original in which every consumer's weights for the removed channels are zero.
 
-The result equals the original in which every consumer's weights for the removed channels are zero.
+How much: ``ratio`` takes as much from every stratum of every group (a stratum: the filters of one branch, of one
+stage), ``layers`` says it layer by layer, and ``macs`` or ``bytes`` take it where it costs least: by measured
+sensitivity where there are samples (``_sensitivity``, ``_allocation``), otherwise evenly.
 
-Left alone, with the reason: groups that hold an input or output of the model, an operator that is not understood,
-computed or grouped weights, or a subgraph's capture; the last channel of any group.
+Left alone, with the reason: channels of inputs and outputs of the model, those that an operator mixes (Softmax, LRN,
+LayerNormalization) or that is not understood, computed weights, a subgraph's captures; the last channel of a stratum.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
-from onnxslim.analysis.channels import ChannelGroup, analyze_channels
+from onnxslim.analysis.channels import ChannelGroup, Channels, analyze_channels
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import Model, Rewriter, selects
-from onnxslim.passes import _cutting, _prune
+from onnxslim.ir import Model, Node, Rewriter, selects
+from onnxslim.passes import _cutting, _ranking, _repair
+from onnxslim.passes._allocation import allocate
+from onnxslim.passes._ranking import PruneCriterion, Ranking, Unranked
+from onnxslim.passes._sensitivity import Probe
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
+from onnxslim.samples import Samples
 
-Scored = Sequence[tuple[ChannelGroup, _prune.Scores]]
-
+RIDGE = 1e-4
+"""Of the refits, as a fraction of the mean diagonal of each layer's Gram matrix."""
+POSITIONS = 128
+"""Output positions of a layer that a refit looks at for one sample."""
+FLOOR = 0.125
+"""The least share of a stratum that a budget leaves."""
 STEPS = 12
 """Halvings of the interval in which the ratio for a goal is sought: to a four-thousandth."""
+CORRECTIONS = 6
+"""How often the allocation is corrected where its sum of costs and the model's real costs differ."""
 
 
-class PruneCriterion(enum.Enum):
-    """What makes a filter matter."""
+class Repair(enum.Enum):
+    """Whether what a cut has damaged is repaired."""
 
-    L1 = "l1"
-    L2 = "l2"
-    RANDOM = "random"
+    AUTO = "auto"
+    """If there are samples."""
+    OFF = "off"
 
 
 class GroupCut(BaseModel):
@@ -52,123 +65,287 @@ class GroupCut(BaseModel):
     anchor: str
     size: int
     remove: tuple[int, ...]
+    sensitivity: float | None = None
+    """Measured: relative error of the outputs for each unit of the criterion's loss."""
+
+
+class RepairPlan(BaseModel):
+    """How the layers behind the cuts are refitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[str, ...]
+    samples: int
+    ridge: float = RIDGE
+    positions: int = POSITIONS
 
 
 class PrunePlan(Plan):
-    """Cuts of groups, and the groups that were left alone."""
+    """Cuts of groups, their repair, and the groups that were left alone."""
 
     cuts: tuple[GroupCut, ...]
+    repair: RepairPlan | None = None
     refused: tuple[tuple[str, str], ...] = ()
     """(anchor, reason)."""
 
 
 @dataclass(frozen=True)
 class PruneFilters(PlannedPass[PrunePlan]):
-    """Remove the filters with the smallest norm, and every channel coupled to them."""
+    """Remove the filters that matter least, with every channel coupled to them, and refit what reads the rest."""
 
     name = "prune-filters"
     effect = Effect.APPROXIMATE
     plan_type = PrunePlan
 
-    ratio: float | None = option(None, "fraction of each coupled group's channels to remove, 0 to 1")
+    ratio: float | None = option(None, "fraction of each layer's channels to remove, 0 to 1")
+    layers: tuple[str, ...] = option((), "fractions layer by layer, the first pattern that fits: conv1=0.5|block*=0.3")
     macs: float | None = option(None, "fraction of the original's multiply-accumulates that may remain")
     bytes: float | None = option(None, "fraction of the original's constant bytes that may remain")
-    criterion: PruneCriterion = option(PruneCriterion.L1, "what makes a filter matter: l1, l2 or random")
+    criterion: PruneCriterion | None = option(
+        None,
+        "what makes a filter matter: l1, l2, fpgm, bn-scale, energy, zeros, wanda, obd, obs or random "
+        "[obs with samples, otherwise l1]",
+    )
+    repair: Repair = option(Repair.AUTO, "refit the layers behind a cut on the samples: auto (if there are any) or off")
+    samples: int = option(512, "how many calibration samples to look at")
     multiple: int | None = option(None, "keep multiples of this many channels [1 with ratio, otherwise the target's]")
     only: tuple[str, ...] = option((), "prune only groups with a layer that matches these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave groups with a layer that matches these patterns")
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
-        goals = {"ratio": self.ratio, "macs": self.macs, "bytes": self.bytes}
-        given = {name: value for name, value in goals.items() if value is not None}
+        goals = {"ratio": self.ratio, "layers": self.layers or None, "macs": self.macs, "bytes": self.bytes}
+        given = [name for name, value in goals.items() if value is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise SpecError(f"prune-filters takes exactly one of ratio, macs and bytes, and got {found}: give one")
-        for name, value in given.items():
-            if not 0 <= value <= 1:
+            raise SpecError(
+                f"prune-filters takes exactly one of ratio, layers, macs and bytes, and got {found}: give one"
+            )
+        for name, value in (("ratio", self.ratio), ("macs", self.macs), ("bytes", self.bytes)):
+            if value is not None and not 0 <= value <= 1:
                 raise SpecError(f"option {name!r} of prune-filters is {value:g}: give a fraction between 0 and 1")
-        if self.multiple is not None and self.multiple < 1:
-            raise SpecError(f"option 'multiple' of prune-filters is {self.multiple}: give 1 or more")
+        for name, count in (("multiple", self.multiple), ("samples", self.samples)):
+            if count is not None and count < 1:
+                raise SpecError(f"option {name!r} of prune-filters is {count}: give 1 or more")
+        _ratios(self.layers)
 
     def plan(self, model: Model, context: PassContext) -> PrunePlan:
-        """Score the units of every group and choose the weakest."""
+        """Rank the units of every group and choose the weakest.
+
+        Raises:
+            PassError: a goal is out of reach, or activations are not finite.
+        """
         infer_shapes(model)
-        groups = analyze_channels(model).groups
-        chosen = [group for group in groups if not group.frozen and self._selects(group)]
-        refused = [(group.anchor, "; ".join(group.frozen)) for group in groups if group.frozen]
-        refused += [(g.anchor, "excluded by the options") for g in groups if not g.frozen and not self._selects(g)]
-        refused += [(g.anchor, "it has one channel only") for g in chosen if g.size == 1]
-        scores = [(group, self._scores(group, context.seed)) for group in chosen if group.size > 1]
-        multiple = self.multiple or (1 if self.ratio is not None else context.target.channel_multiple)
-        if self.ratio is not None:
-            cuts = _cuts(scores, self.ratio, multiple)
-        else:
-            cuts = self._cuts_for_goal(model, context, scores, multiple)
-        return PrunePlan(cuts=cuts, refused=tuple(refused))
+        channels = analyze_channels(model)
+        refused = list(self._refused(channels.groups))
+        left = {anchor for anchor, _ in refused}
+        chosen = [group for group in channels.groups if group.anchor not in left]
+        study = _Study(self, model, context, channels)
+        rankings = study.rankings(chosen)
+        refused += [(found.group.anchor, found.reason) for found in study.unranked]
+        cuts = tuple(cut for cut in study.cuts(rankings) if cut.remove)
+        return PrunePlan(cuts=cuts, repair=study.repair(cuts), refused=tuple(refused))
 
     def apply(self, rewriter: Rewriter, plan: PrunePlan, context: PassContext) -> None:
-        """Slice every constant of every cut group."""
+        """Cut every group, then refit the layers behind the cuts, on the samples that the plan was made with."""
         for anchor, reason in plan.refused:
             rewriter.refuse(self.name, anchor, reason)
-        if plan.cuts:
-            infer_shapes(rewriter.model)
-            _apply(rewriter, plan.cuts)
+        if not plan.cuts:
+            return
+        infer_shapes(rewriter.model)
+        reference = rewriter.model.copy() if plan.repair is not None else None
+        kept = _cut(rewriter, plan.cuts)
+        if reference is not None and plan.repair is not None:
+            repair = plan.repair
+            settings = _repair.RepairSettings(repair.layers, repair.samples, repair.ridge, repair.positions)
+            _repair.repair(rewriter, reference, kept, settings, context)
 
-    # ---- choosing ----------------------------------------------------------------------------------------
+    # ---- which groups ------------------------------------------------------------------------------------
+
+    def _refused(self, groups: Sequence[ChannelGroup]) -> Iterator[tuple[str, str]]:
+        for group in groups:
+            if group.frozen:
+                yield group.anchor, "; ".join(group.frozen)
+            elif not self._selects(group):
+                yield group.anchor, "excluded by the options"
+            elif group.size == 1:
+                yield group.anchor, "it has one channel only"
 
     def _selects(self, group: ChannelGroup) -> bool:
         nodes = [layer.node for layer in group.producers]
         wanted = any(selects(node, self.only, ()) for node in nodes)
-        return wanted and all(selects(node, (), self.exclude) for node in nodes)
+        named = not self.layers or any(ratio is not None for ratio in self.ratios(group))
+        return wanted and named and all(selects(node, (), self.exclude) for node in nodes)
 
-    def _scores(self, group: ChannelGroup, seed: int) -> _prune.Scores:
-        if self.criterion is PruneCriterion.RANDOM:
-            digest = sum(ord(c) * 31**i for i, c in enumerate(group.anchor[:32])) % 2**32
-            return np.random.default_rng((seed, digest)).random(group.size)
-        return _prune.group_scores(group, _prune.l1 if self.criterion is PruneCriterion.L1 else _prune.l2)
+    def ratios(self, group: ChannelGroup) -> list[float | None]:
+        """Return for each stratum what ``layers`` says of the first named layer whose filters it holds."""
+        said = _ratios(self.layers)
+        found: list[float | None] = []
+        for stratum in group.strata:
+            members = set(stratum.tolist())
+            makers = [x.node for x in group.producers if members & set(group.units[x.dimension.key].tolist())]
+            found.append(next((ratio for node in makers for ratio in (_said(node, said),) if ratio is not None), None))
+        return found
 
-    def _cuts_for_goal(self, model: Model, context: PassContext, scores: Scored, multiple: int) -> tuple[GroupCut, ...]:
-        """Find the smallest ratio, the same for all groups, that meets the goal, by trying it out on a copy."""
-        measure = partial(_remaining, self, model, context)
-        name, goal = ("bytes", self.bytes) if self.macs is None else ("macs", self.macs)
-        assert goal is not None  # noqa: S101  (one of ratio, macs and bytes is given)
-        if measure(()) <= goal:
+
+def _ratios(layers: Sequence[str]) -> list[tuple[str, float]]:
+    said = []
+    for item in layers:
+        pattern, separator, number = item.rpartition("=")
+        try:
+            ratio = float(number)
+        except ValueError:
+            ratio = -1.0
+        if not separator or not pattern or not 0 <= ratio <= 1:
+            raise SpecError(f"option 'layers' of prune-filters has {item!r}: write PATTERN=RATIO, ratio from 0 to 1")
+        said.append((pattern, ratio))
+    return said
+
+
+def _said(node: Node, said: Sequence[tuple[str, float]]) -> float | None:
+    return next((ratio for pattern, ratio in said if selects(node, (pattern,), ())), None)
+
+
+# ---- choosing --------------------------------------------------------------------------------------------------------
+
+
+class _Study:
+    """One model under study: what its groups are worth and what may go."""
+
+    def __init__(self, options: PruneFilters, model: Model, context: PassContext, channels: Channels) -> None:
+        self.options = options
+        self.model = model
+        self.context = context
+        self.channels = channels
+        self.criterion = options.criterion or (PruneCriterion.L1 if context.samples is None else PruneCriterion.OBS)
+        self.unranked: list[Unranked] = []
+        self._weights: dict[str, float] = {}
+        needed = _ranking.needs_samples(self.criterion)
+        given = context.require_samples(options.name) if needed else context.samples
+        self.samples: Samples | None = None if given is None else given.take(options.samples)
+
+    @property
+    def _has_budget(self) -> bool:
+        return self.options.macs is not None or self.options.bytes is not None
+
+    def rankings(self, groups: Sequence[ChannelGroup]) -> list[Ranking]:
+        """Rank the units of all groups; under a budget, measure what each group's loss means for the outputs."""
+        probe = None
+        if self._has_budget and self.samples is not None and self.criterion is PruneCriterion.OBS:
+            probe = Probe(self.model, self.samples, self.context.threads)
+        found = []
+        for observed in _ranking.observe(self.criterion, self.model, groups, self.samples, self.context):
+            ranking = _ranking.rank(self.criterion, observed)
+            if isinstance(ranking, Unranked):
+                self.unranked.append(ranking)
+                continue
+            found.append(ranking)
+            if probe is not None:
+                self._weights[ranking.group.anchor] = probe.weight(observed, ranking, RIDGE)
+        return found
+
+    def cuts(self, rankings: Sequence[Ranking]) -> Sequence[GroupCut]:
+        """Return what to remove from each group, nothing from some."""
+        options = self.options
+        if self._has_budget:
+            return self._under_budget(rankings)
+        multiple = options.multiple or 1
+        cuts = []
+        for ranking in rankings:
+            ratio = options.ratio
+            ratios = [said or 0.0 for said in options.ratios(ranking.group)] if ratio is None else None
+            wanted = [ratio or 0.0] * len(ranking.group.strata) if ratios is None else ratios
+            cuts.append(self._cut(ranking, _ranking.weakest(ranking, wanted, multiple)))
+        return cuts
+
+    def _cut(self, ranking: Ranking, removed: tuple[int, ...]) -> GroupCut:
+        group = ranking.group
+        weight = self._weights.get(group.anchor)
+        return GroupCut(anchor=group.anchor, size=group.size, remove=removed, sensitivity=weight)
+
+    def repair(self, cuts: Sequence[GroupCut]) -> RepairPlan | None:
+        """Return which layers to refit: the linear ones that read, directly or not, what is cut."""
+        if self.options.repair is Repair.OFF or self.samples is None or not cuts:
+            return None
+        anchors = {cut.anchor for cut in cuts}
+        cut_layers = {
+            layer.anchor for group in self.channels.groups if group.anchor in anchors for layer in group.producers
+        }
+        layers = _repair.linear_after(self.model, cut_layers)
+        return RepairPlan(layers=layers, samples=len(self.samples))
+
+    # ---- budgets -----------------------------------------------------------------------------------------
+
+    def _under_budget(self, rankings: Sequence[Ranking]) -> Sequence[GroupCut]:
+        name, goal = ("bytes", self.options.bytes) if self.options.macs is None else ("macs", self.options.macs)
+        assert goal is not None  # noqa: S101  (there is a budget)
+        if self._remaining(()) <= goal:
             return ()
-        lowest = measure(_cuts(scores, 1.0, multiple))
-        if lowest > goal:
+        multiple = self.options.multiple or self.context.target.channel_multiple
+        choose = partial(self._evenly, rankings, multiple)
+        if self._weights:
+            choose = partial(self._by_sensitivity, rankings, multiple)
+        cuts = choose(goal)
+        if cuts is None:
+            everything = [self._cut(r, _ranking.weakest(r, [1.0] * len(r.group.strata), multiple)) for r in rankings]
+            lowest = self._remaining(everything)
             raise PassError(f"{name}={goal:g} is out of reach: the narrowest layers leave {lowest:.3f} of the original")
+        return cuts
+
+    def _by_sensitivity(self, rankings: Sequence[Ranking], multiple: int, goal: float) -> Sequence[GroupCut] | None:
+        """Take channels where they cost least; correct the goal until the model itself meets it."""
+        costs, whole = self._costs()
+        weights = [self._weights[ranking.group.anchor] for ranking in rankings]
+        aimed = goal
+        for _ in range(CORRECTIONS):
+            removed = allocate(rankings, weights, self.channels, costs, aimed * whole, multiple=multiple, floor=FLOOR)
+            if removed is None:
+                return self._evenly(rankings, multiple, goal)
+            cuts = [self._cut(ranking, units) for ranking, units in zip(rankings, removed, strict=True)]
+            actual = self._remaining(cuts)
+            if actual <= goal:
+                return cuts
+            aimed *= goal / actual * 0.999
+        return self._evenly(rankings, multiple, goal)
+
+    def _evenly(self, rankings: Sequence[Ranking], multiple: int, goal: float) -> Sequence[GroupCut] | None:
+        """Find the smallest ratio, the same for all, that meets the goal, by trying it out on a copy."""
+
+        def at(ratio: float) -> list[GroupCut]:
+            return [self._cut(r, _ranking.weakest(r, [ratio] * len(r.group.strata), multiple)) for r in rankings]
+
+        if self._remaining(at(1.0)) > goal:
+            return None
         low, high = 0.0, 1.0
         for step in range(STEPS):
             middle = (low + high) / 2
-            low, high = (low, middle) if measure(_cuts(scores, middle, multiple)) <= goal else (middle, high)
-            context.progress("prune-filters: search", step + 1, STEPS)
-        return _cuts(scores, high, multiple)
+            low, high = (low, middle) if self._remaining(at(middle)) <= goal else (middle, high)
+            self.context.progress("prune-filters: search", step + 1, STEPS)
+        return at(high)
+
+    def _costs(self) -> tuple[dict[str, float], float]:
+        """Return what each node costs, by anchor, and the cost of the whole original."""
+        cost = model_cost(self.model, concrete_shapes(self.model, self.context.feed))
+        baseline = self.context.baseline
+        if self.options.macs is None:
+            return {layer.anchor: float(layer.bytes) for layer in cost.layers}, float(max(baseline.bytes, 1))
+        return {layer.anchor: float(layer.macs or 0) for layer in cost.layers}, float(max(baseline.macs or 1, 1))
+
+    def _remaining(self, cuts: Sequence[GroupCut]) -> float:
+        """Return what remains of MACs or bytes after ``cuts``, as a fraction of the original."""
+        trial = self.model.copy()
+        rewriter = Rewriter(trial)
+        wanted = [cut for cut in cuts if cut.remove]
+        if wanted:
+            _cut(rewriter, wanted)
+            rewriter.finish()
+        cost = model_cost(trial, concrete_shapes(trial, self.context.feed))
+        if self.options.macs is None:
+            return cost.bytes / max(self.context.baseline.bytes, 1)
+        if cost.macs is None or self.context.baseline.macs is None:
+            raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
+        return cost.macs / max(self.context.baseline.macs, 1)
 
 
-def _cuts(scores: Scored, ratio: float, multiple: int) -> tuple[GroupCut, ...]:
-    cuts = []
-    for group, values in scores:
-        removed = _prune.weakest(group, values, ratio, multiple)
-        if removed:
-            cuts.append(GroupCut(anchor=group.anchor, size=group.size, remove=removed))
-    return tuple(cuts)
-
-
-def _apply(rewriter: Rewriter, cuts: Sequence[GroupCut]) -> None:
-    _cutting.cut(rewriter, {cut.anchor: (cut.size, cut.remove) for cut in cuts})
-
-
-def _remaining(options: PruneFilters, model: Model, context: PassContext, cuts: Sequence[GroupCut]) -> float:
-    """Return what remains of MACs or bytes after ``cuts``, as a fraction of the original."""
-    trial = model.copy()
-    rewriter = Rewriter(trial)
-    if cuts:
-        _apply(rewriter, cuts)
-        rewriter.finish()
-    cost = model_cost(trial, concrete_shapes(trial, context.feed))
-    if options.macs is None:
-        return cost.bytes / max(context.baseline.bytes, 1)
-    if cost.macs is None or context.baseline.macs is None:
-        raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
-    return cost.macs / max(context.baseline.macs, 1)
+def _cut(rewriter: Rewriter, cuts: Sequence[GroupCut]) -> dict[str, tuple[int, ...]]:
+    return _cutting.cut(rewriter, {cut.anchor: (cut.size, cut.remove) for cut in cuts})
