@@ -6,6 +6,7 @@ pass over the samples.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -167,4 +168,4 @@ def _values(constant: Constant) -> Floats:
 
 
 def _seed(anchor: str, seed: int) -> int:
-    return (seed + sum(ord(c) * 31**i for i, c in enumerate(anchor[:32]))) % 2**32
+    return (seed + zlib.crc32(anchor.encode())) % 2**32
