@@ -6,113 +6,20 @@ what the model at hand feeds the layer: the asymmetric problem, in which a layer
 lost (Zhang et al. 2015, "Accelerating Very Deep Convolutional Networks for Classification and Detection", §3.3; He et
 al. 2017, "Channel Pruning for Accelerating Very Deep Neural Networks", §3.2).
 
-Sums are taken in float64 around a shift that the first patches give (a shifted-data algorithm: Chan, Golub & LeVeque
-1983, "Algorithms for Computing the Sample Variance"), so that large means cost no digits. Memory is fixed: one pass
-over the samples, a batch at a time.
+Memory is fixed: one pass over the samples, a batch at a time. ``moments`` holds the sums, ``relay`` runs the models.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from scipy.linalg.blas import dsyrk
-
-from onnxslim.analysis.patches import Array, Floats, Indices, LinearLayer, PatchMap, items, linear_layer, patch_map
-from onnxslim.analysis.relay import Relay, Unstackable, Values, batch_size
-from onnxslim.errors import PassError
+from onnxslim.analysis.frontiers import Values
+from onnxslim.analysis.moments import Moments, Request, Settings, Sums
+from onnxslim.analysis.relay import Relay, Unstackable, batch_size
 from onnxslim.ir import Constant, Model, anchor_of, consumers, dims_of, is_standard
 from onnxslim.samples import Samples
 
-CHUNK_BYTES = 32 * 2**20
-"""Patches in float64 that are multiplied at once."""
-_FEWEST_ROWS = 256
-"""Fewer would leave the processor waiting for memory."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How statistics are taken."""
-
-    positions: int = 1024
-    """Output positions of a layer that are looked at for one sample, at most; drawn anew for each sample."""
-    seed: int = 0
-    """Of the draw; the same for input and output."""
-    threads: int = 0
-    """Of onnxruntime; 0 means one per core."""
-    matrix_bytes: int = 512 * 2**20
-    """What the Gram matrix of one layer may take; one of 8192 columns takes 512 MiB."""
-    frontier_bytes: int = 2**30
-    """What each model's activations between stages may take, over all samples."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """First and second moments of a layer's input patches p and targets y; sums, not averages, in float64."""
-
-    count: int
-    """Number of patches."""
-    samples: int
-    """Number of samples that they come from."""
-    mean: Floats
-    """Of p. Shape (groups, d)."""
-    gram: Floats
-    """Σ(p − p̄)(p − p̄)ᵀ. Shape (groups, d, d)."""
-    target_mean: Floats
-    """Of y. Shape (O,)."""
-    cross: Floats
-    """Σ(p − p̄)(y − ȳ)ᵀ. Shape (groups, d, O/groups)."""
-    energy: Floats
-    """Σ(y − ȳ)². Shape (O,)."""
-
-    @property
-    def groups(self) -> int:
-        """Groups of the layer."""
-        return len(self.gram)
-
-    @property
-    def width(self) -> int:
-        """d: length of a patch."""
-        return int(self.gram.shape[-1])
-
-    @property
-    def total_energy(self) -> float:
-        """What errors are fractions of; 0 where y is constant."""
-        return float(self.energy.sum())
-
-    def samples_for(self, rows_per_column: float = 4.0) -> int:
-        """Return how many samples would give so many patches for each column: fewer than one leaves gaps that only a
-        ridge fills, a few make estimates steady.
-        """
-        return math.ceil(rows_per_column * self.width * self.samples / max(self.count, 1))
-
-    def restricted(self, columns: Indices) -> Moments:
-        """Return the moments of some columns of p alone, of a layer without groups: as if the others were cut.
-
-        Args:
-            columns: indices of the columns that stay.
-        """
-        if self.groups != 1:
-            raise ValueError("columns of grouped layers cannot be chosen together")
-        gram = self.gram[:, columns[:, None], columns[None]]
-        parts = self.mean[:, columns], gram, self.target_mean, self.cross[:, columns]
-        return Moments(self.count, self.samples, *parts, self.energy)
-
-
-@dataclass(frozen=True)
-class Request:
-    """A layer whose moments are wanted, and what its target is."""
-
-    anchor: str
-    joined: str | None = None
-    """The output of an Add of the layer's output and another tensor: then the target is the reference's *sum* less the
-    other addend of the model at hand, so that the layer makes up for what the shortcut has lost too (He et al. 2017,
-    §3.3, "multi-branch networks"). See :func:`joined_by`."""
-    kept: tuple[int, ...] | None = None
-    """Which of the reference's output channels the layer still has; None: all of them."""
-
+__all__ = ["Collector", "Moments", "Progress", "Request", "Settings", "collect_moments", "joined_by"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -158,18 +65,18 @@ class Collector:
             RuntimeRefusal: onnxruntime does not run a model on a sample.
         """
         requests = [Request(layer) if isinstance(layer, str) else layer for layer in layers]
-        sums = [_Sums(model, request, self._settings, self._reference is not None) for request in requests]
+        sums = [Sums(model, request, self._settings, self._reference is not None) for request in requests]
         if not sums:
             return {}
         try:
             self._take(model, sums, changing)
         except Unstackable:
             self._batch, self._relays = 1, None
-            sums = [_Sums(model, request, self._settings, self._reference is not None) for request in requests]
+            sums = [Sums(model, request, self._settings, self._reference is not None) for request in requests]
             self._take(model, sums, changing)
         return {one.layer.anchor: one.moments() for one in sums}
 
-    def _take(self, model: Model, sums: Sequence[_Sums], changing: Sequence[str]) -> None:
+    def _take(self, model: Model, sums: Sequence[Sums], changing: Sequence[str]) -> None:
         anchors = {*changing, *(one.layer.anchor for one in sums)}
         before = next(anchor_of(node) for node in model.graph.nodes if anchor_of(node) in anchors)
         done = 0
@@ -180,7 +87,7 @@ class Collector:
             if self._progress is not None:
                 self._progress("statistics", done, len(self._samples))
 
-    def _batches(self, model: Model, sums: Sequence[_Sums], before: str) -> Iterator[tuple[int, Values, Values]]:
+    def _batches(self, model: Model, sums: Sequence[Sums], before: str) -> Iterator[tuple[int, Values, Values]]:
         """Yield (samples, tensors of the model, tensors of the reference)."""
         ours, theirs = self._opened(model)
         names = [name for one in sums for name in one.inputs]
@@ -226,167 +133,3 @@ def joined_by(model: Model, anchor: str) -> str | None:
     other = next(tensor for tensor in readers[0].inputs if tensor is not out)
     same = dims_of(other) is not None and dims_of(other) == dims_of(out)
     return anchor_of(readers[0]) if same and not isinstance(other, Constant) else None
-
-
-# ---- sums of one layer -----------------------------------------------------------------------------------------------
-
-
-class _Sums:
-    """Running sums for one layer, around a shift that the first patches give."""
-
-    def __init__(self, model: Model, request: Request, settings: Settings, referred: bool) -> None:
-        node = next((node for node in model.graph.nodes if anchor_of(node) == request.anchor), None)
-        if node is None:
-            raise PassError(f"the model has no layer {request.anchor!r}")
-        self.layer = linear_layer(node)
-        self._settings = settings
-        _refuse_size(self.layer, settings.matrix_bytes)
-        self.target = request.joined or self.layer.anchor
-        """The tensor of the reference that is, or holds, the target."""
-        self._kept = None if request.kept is None else np.array(request.kept, np.int64)
-        self._other = _other_addend(model, self.layer, request.joined) if request.joined else None
-        self._referred = referred
-        groups, width, channels = self.layer.groups, self.layer.width, self.layer.channels
-        self._count, self._samples = 0, 0
-        self._shift, self._target_shift = np.zeros(groups * width), np.zeros(channels)
-        self._sum, self._target_sum = np.zeros(groups * width), np.zeros(channels)
-        self._gram = [np.zeros((width, width), order="F") for _ in range(groups)]
-        self._cross = np.zeros((groups, width, channels // groups if referred else 0))
-        self._energy = np.zeros(channels)
-        self._shape: tuple[int, ...] = ()
-        self._map: PatchMap | None = None
-
-    @property
-    def inputs(self) -> list[str]:
-        """The tensors of the model that :meth:`add` reads."""
-        return [self.layer.source] if self._other is None or not self._referred else [self.layer.source, self._other]
-
-    def add(self, samples: int, done: int, inputs: Values, outputs: Values) -> None:
-        """Add a batch of ``samples``, of which ``done`` came before."""
-        source = _finite(inputs[self.layer.source], self.layer.source)
-        if self._map is None or source.shape[1:] != self._shape:
-            self._shape = source.shape[1:]
-            self._map = patch_map(self.layer, source.shape)
-        given = items(self.layer, source)
-        wanted = items(self.layer, self._targets(inputs, outputs)) if self._referred else None
-        if wanted is not None and (len(wanted), self._map.positions) != (len(given), _positions(self._map, wanted)):
-            raise PassError(f"the reference computes another shape at {self.target!r}")
-        for pieces in self._chunks(len(given), samples, done):
-            self._multiply(self._map, given, wanted, pieces)
-        self._samples += samples
-
-    def _targets(self, inputs: Values, outputs: Values) -> Array:
-        target = _finite(outputs[self.target], self.target)
-        if self._kept is not None:
-            target = np.take(target, self._kept, axis=1 if self.layer.kernel else -1)
-        if self._other is None:
-            return target
-        other = _finite(inputs[self._other], self._other)
-        if other.shape != target.shape:
-            raise PassError(f"the addends of {self.target!r} are of different shapes")
-        return target.astype(np.float64) - other
-
-    def _chunks(self, count: int, samples: int, done: int) -> Iterator[list[tuple[int, Indices]]]:
-        """Yield lists of (item, positions) whose patches are multiplied at once."""
-        assert self._map is not None  # noqa: S101  (add() made it)
-        room = max(_FEWEST_ROWS, CHUNK_BYTES // (8 * self.layer.groups * self.layer.width))
-        per_sample = max(count // samples, 1)
-        limit = max(self._settings.positions // per_sample, 1)
-        pieces: list[tuple[int, Indices]] = []
-        held = 0
-        for item in range(count):
-            picks = drawn(self._map.positions, limit, self._settings.seed, done * per_sample + item)
-            for start in range(0, len(picks), room):
-                piece = picks[start : start + room]
-                if held + len(piece) > room and pieces:
-                    yield pieces
-                    pieces, held = [], 0
-                pieces.append((item, piece))
-                held += len(piece)
-        if held:
-            yield pieces
-
-    def _multiply(self, where: PatchMap, given: Array, wanted: Array | None, pieces: list[tuple[int, Indices]]) -> None:
-        groups, width = self.layer.groups, self.layer.width
-        rows = np.concatenate([where.patches(given[item], picks) for item, picks in pieces], axis=1)
-        if not self._count:
-            self._shift = rows.mean(axis=1, dtype=np.float64)
-        patches = np.subtract(rows, self._shift[:, None], dtype=np.float64)
-        self._sum += patches.sum(axis=1)
-        grouped = patches.reshape(groups, width, -1)
-        for group, part in enumerate(grouped):
-            self._gram[group] = dsyrk(1.0, part.T, beta=1.0, c=self._gram[group], trans=1, overwrite_c=1)
-        if wanted is not None:
-            self._multiply_targets(
-                np.concatenate([where.targets(wanted[item], picks) for item, picks in pieces], axis=1), grouped
-            )
-        self._count += rows.shape[1]
-
-    def _multiply_targets(self, rows: Array, patches: Floats) -> None:
-        if not self._count:
-            self._target_shift = rows.mean(axis=1, dtype=np.float64)
-        targets = np.subtract(rows, self._target_shift[:, None], dtype=np.float64)
-        self._target_sum += targets.sum(axis=1)
-        self._energy += np.einsum("or,or->o", targets, targets)
-        grouped = targets.reshape(self.layer.groups, -1, targets.shape[1])
-        for group, part in enumerate(patches):
-            self._cross[group] += part @ grouped[group].T
-
-    def moments(self) -> Moments:
-        """Return what the sums come to."""
-        layer = self.layer
-        if not self._count:
-            raise PassError(f"no output position of {layer.anchor!r} was ever computed: its output is empty")
-        drift = (self._sum / self._count).reshape(layer.groups, layer.width)
-        mean = drift + self._shift.reshape(layer.groups, layer.width)
-        gram = np.stack([np.triu(part) + np.triu(part, 1).T for part in self._gram])
-        gram -= self._count * drift[:, :, None] * drift[:, None, :]
-        if not self._referred:
-            return self._own(mean, gram)
-        off = self._target_sum / self._count
-        cross = self._cross - self._count * drift[:, :, None] * off.reshape(layer.groups, 1, -1)
-        energy = np.maximum(self._energy - self._count * off**2, 0.0)
-        return Moments(self._count, self._samples, mean, gram, self._target_shift + off, cross, energy)
-
-    def _own(self, mean: Floats, gram: Floats) -> Moments:
-        """Return the moments with the layer's own outputs for targets, which follow from those of its inputs."""
-        matrix = self.layer.matrix()
-        cross = gram @ matrix.swapaxes(1, 2)
-        energy = np.einsum("god,gdo->go", matrix, cross).reshape(-1)
-        target = np.einsum("god,gd->go", matrix, mean).reshape(-1) + self.layer.bias()
-        return Moments(self._count, self._samples, mean, gram, target, cross, np.maximum(energy, 0.0))
-
-
-def drawn(positions: int, limit: int, seed: int, index: int) -> Indices:
-    """Return at most ``limit`` of so many positions, in order; all where they are no more. ``index`` is the item's."""
-    if positions <= limit:
-        return np.arange(positions)
-    chosen = np.random.default_rng((seed, index)).choice(positions, limit, replace=False, shuffle=False)
-    return np.sort(chosen).astype(np.int64)
-
-
-def _positions(where: PatchMap, wanted: Array) -> int:
-    return int(wanted.shape[2 if where.tables else 1])
-
-
-def _finite(array: Array, name: str) -> Array:
-    if not np.isfinite(array).all():
-        raise PassError(f"{name!r} holds NaN or Inf on the samples")
-    return array
-
-
-def _refuse_size(layer: LinearLayer, limit: int) -> None:
-    needed = 8 * layer.groups * layer.width**2
-    if needed > limit:
-        raise PassError(
-            f"the Gram matrix of {layer.anchor!r}, {layer.groups} x {layer.width} x {layer.width}, takes "
-            f"{needed / 2**20:.0f} MiB, more than the {limit / 2**20:.0f} MiB allowed"
-        )
-
-
-def _other_addend(model: Model, layer: LinearLayer, joined: str) -> str:
-    add = next((node for node in model.graph.nodes if anchor_of(node) == joined), None)
-    names = [] if add is None or not is_standard(add, "Add") else [tensor.name for tensor in add.inputs]
-    if layer.anchor not in names or names[0] == names[-1]:
-        raise PassError(f"{joined!r} is no sum of {layer.anchor!r} and another tensor")
-    return str(names[1 - names.index(layer.anchor)])

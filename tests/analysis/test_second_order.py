@@ -15,16 +15,16 @@ from gallery import Builder
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from onnxslim.analysis import relay, second_order
+from onnxslim.analysis import moments, relay
+from onnxslim.analysis.frontiers import frontier_before, part_of
+from onnxslim.analysis.moments import drawn
 from onnxslim.analysis.patches import items, linear_layer, patch_map, refusal
-from onnxslim.analysis.relay import frontier_before, part_of
 from onnxslim.analysis.second_order import (
     Collector,
     Moments,
     Request,
     Settings,
     collect_moments,
-    drawn,
     joined_by,
 )
 from onnxslim.analysis.shapes import concrete_shapes, forget_shapes
@@ -366,8 +366,8 @@ def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     model, anchors = mixed()
     samples = feeds(3, 9, 9, count=20)
     whole = collect_moments(model, anchors, samples, scaled(model, anchors[0], 1.5), EVERYTHING)
-    monkeypatch.setattr(second_order, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(second_order, "_FEWEST_ROWS", 7)
+    monkeypatch.setattr(moments, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(moments, "_FEWEST_ROWS", 7)
     pieces = collect_moments(model, anchors, samples, scaled(model, anchors[0], 1.5), EVERYTHING)
     for anchor in anchors:
         assert_same(pieces[anchor], whole[anchor], 1e-9)
