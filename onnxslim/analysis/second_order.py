@@ -11,11 +11,13 @@ Memory is fixed: one pass over the samples, a batch at a time. ``moments`` holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from onnxslim.analysis.frontiers import Values
 from onnxslim.analysis.moments import Moments, Request, Settings, Sums
-from onnxslim.analysis.relay import Relay, Unstackable, batch_size
+from onnxslim.analysis.relay import BATCH_BYTES, Relay, Unstackable, batch_size
+from onnxslim.analysis.shapes import concrete_shapes
 from onnxslim.ir import Constant, Model, anchor_of, consumers, dims_of, is_standard
 from onnxslim.samples import Samples
 
@@ -51,7 +53,7 @@ class Collector:
     def moments(
         self, model: Model, layers: Sequence[str | Request], changing: Sequence[str] = ()
     ) -> dict[str, Moments]:
-        """Return the moments of ``layers``, by anchor, in one pass over the samples.
+        """Return the moments of ``layers``, by anchor, in one pass over the samples; in more where layers are many.
 
         Args:
             changing: anchors of what the caller is about to change, besides ``layers``: producers whose filters go.
@@ -65,18 +67,36 @@ class Collector:
             RuntimeRefusal: onnxruntime does not run a model on a sample.
         """
         requests = [Request(layer) if isinstance(layer, str) else layer for layer in layers]
-        sums = [Sums(model, request, self._settings, self._reference is not None) for request in requests]
-        if not sums:
-            return {}
-        try:
-            self._take(model, sums, changing)
-        except Unstackable:
-            self._batch, self._relays = 1, None
-            sums = [Sums(model, request, self._settings, self._reference is not None) for request in requests]
-            self._take(model, sums, changing)
-        return {one.layer.anchor: one.moments() for one in sums}
+        found: dict[str, Moments] = {}
+        for group in self._groups(model, requests):
+            try:
+                found.update(self._take(model, group, changing))
+            except Unstackable:
+                self._batch, self._relays = 1, None
+                found.update(self._take(model, group, changing))
+        return {request.anchor: found[request.anchor] for request in requests}
 
-    def _take(self, model: Model, sums: Sequence[Sums], changing: Sequence[str]) -> None:
+    def _groups(self, model: Model, requests: Sequence[Request]) -> list[list[Request]]:
+        """Split ``requests``, front to back, so that what one batch of each group hands out fits in ``BATCH_BYTES``."""
+        if len(requests) < 2:
+            return [list(requests)] if requests else []
+        self._opened(model)
+        shapes = concrete_shapes(model, next(iter(self._samples)).feed)
+        order = {anchor_of(node): (index, node.inputs[0].name) for index, node in enumerate(model.graph.nodes)}
+        groups: list[list[Request]] = [[]]
+        held = 0
+        for request in sorted(requests, key=lambda request: order.get(request.anchor, (0, ""))[0]):
+            names = (request.anchor, order.get(request.anchor, (0, ""))[1])
+            size = (self._batch or 1) * sum(4 * math.prod(shapes.get(name, ())) for name in names)
+            if groups[-1] and held + size > BATCH_BYTES:
+                groups.append([])
+                held = 0
+            groups[-1].append(request)
+            held += size
+        return groups
+
+    def _take(self, model: Model, requests: Sequence[Request], changing: Sequence[str]) -> dict[str, Moments]:
+        sums = [Sums(model, request, self._settings, self._reference is not None) for request in requests]
         anchors = {*changing, *(one.layer.anchor for one in sums)}
         before = next(anchor_of(node) for node in model.graph.nodes if anchor_of(node) in anchors)
         done = 0
@@ -86,6 +106,7 @@ class Collector:
             done += count
             if self._progress is not None:
                 self._progress("statistics", done, len(self._samples))
+        return {one.layer.anchor: one.moments() for one in sums}
 
     def _batches(self, model: Model, sums: Sequence[Sums], before: str) -> Iterator[tuple[int, Values, Values]]:
         """Yield (samples, tensors of the model, tensors of the reference)."""
@@ -101,8 +122,8 @@ class Collector:
     def _opened(self, model: Model) -> tuple[Relay, Relay]:
         if self._relays is None:
             models = [model] if self._reference is None else [model, self._reference]
-            batch = self._batch or min(batch_size(each, self._samples) for each in models)
-            settings = self._settings
+            self._batch = self._batch or min(batch_size(each, self._samples) for each in models)
+            batch, settings = self._batch, self._settings
             ours, theirs = (Relay(self._samples, batch, settings.threads, settings.frontier_bytes) for _ in range(2))
             self._relays = ours, theirs
         return self._relays

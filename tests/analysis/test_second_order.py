@@ -15,7 +15,7 @@ from gallery import Builder
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from onnxslim.analysis import moments, relay
+from onnxslim.analysis import moments, relay, second_order
 from onnxslim.analysis.frontiers import frontier_before, part_of
 from onnxslim.analysis.moments import drawn
 from onnxslim.analysis.patches import items, linear_layer, patch_map, refusal
@@ -371,6 +371,28 @@ def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = collect_moments(model, anchors, samples, scaled(model, anchors[0], 1.5), EVERYTHING)
     for anchor in anchors:
         assert_same(pieces[anchor], whole[anchor], 1e-9)
+
+
+def test_many_layers_are_taken_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 16 holds some 40 KB of each of the larger layers."""
+    model, anchors = mixed()
+    samples = feeds(3, 9, 9, count=20)
+    whole = collect_moments(model, anchors[::-1], samples, model, EVERYTHING)
+    passes: list[int] = []
+    take = Collector._take
+
+    def counted(self: Collector, model: Model, requests: Sequence[Request], changing: Sequence[str]) -> Any:
+        passes.append(len(requests))
+        return take(self, model, requests, changing)
+
+    monkeypatch.setattr(Collector, "_take", counted)
+    monkeypatch.setattr(second_order, "BATCH_BYTES", 70_000)
+    grouped = collect_moments(model, anchors[::-1], samples, model, EVERYTHING)
+    assert list(grouped) == anchors[::-1]
+    assert sum(passes) == 5
+    assert len(passes) > 2
+    for anchor in anchors:
+        assert_same(grouped[anchor], whole[anchor], 1e-4)
 
 
 def test_every_sample_has_positions_of_its_own() -> None:
