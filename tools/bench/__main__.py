@@ -14,6 +14,7 @@ from pathlib import Path
 import exact
 import growth
 import peers
+import prune
 import refusals
 
 
@@ -34,7 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     three = commands.add_parser("refusals", help="what every pass leaves alone, and why")
     three.add_argument("models", nargs="+", type=Path, help="ONNX files, or folders of them")
     three.add_argument("--size", type=int, default=320, help="what dynamic dimensions are fixed to (default 320)")
+    four = commands.add_parser("prune", help="accuracy against MACs: ours, plain L1, onnxsim's structured pruning")
+    four.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
+    four.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    four.add_argument("--without-peers", action="store_true", help="leave onnxsim out")
+    four.add_argument("--options", default="", help="further options of prune-filters, e.g. ' multiple=4'")
+    four.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
     args = parser.parse_args(argv)
+    if args.command == "prune":
+        python = None if args.without_peers else peers.ensure(args.peers)
+        return prune.run(args.folder, args.only, python, args.options)
     if args.command == "refusals":
         return refusals.run(_files(args.models), args.size)
     if args.command == "growth":

@@ -1,0 +1,130 @@
+"""Pruning without training: accuracy against MACs, beside plain L1 without repair and onnxsim at its best setting.
+
+The folder holds networks and labelled images: ``cifar10/calib.npz``, ``cifar10/val.npz``, ``imagenet/calib``,
+``imagenet/val``. Nothing that judges has calibrated.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prune_worker import samples
+
+import onnxslim
+from onnxslim import Model
+
+WORKER = Path(__file__).with_name("prune_worker.py")
+PEER = Path(__file__).with_name("prune_peer.py")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of the folder and what may be lost at which share of its MACs, in points."""
+
+    model: str
+    kind: str
+    calibrate: int
+    bars: tuple[tuple[float, float | None], ...]
+
+
+CASES = (
+    Case("resnet20_cifar10", "cifar10", 768, ((0.9, None), (0.8, 3.0), (0.7, None), (0.6, None))),
+    Case("resnet56_cifar10", "cifar10", 768, ((0.85, None), (0.73, 2.0), (0.55, 6.0), (0.4, None))),
+    Case("vgg11_cifar10", "cifar10", 768, ((0.8, None), (0.6, 1.5), (0.4, None))),
+    Case("googlenet_cifar10", "cifar10", 768, ((0.85, None), (0.75, 2.0), (0.6, None))),
+    Case("efficientnet_lite0", "imagenet", 200, ((0.9, 2.0), (0.8, 8.0), (0.7, None))),
+)
+
+
+def run(folder: Path, names: Sequence[str], peers: Path | None, options: str) -> int:
+    """Print a row for each network and share of MACs; return 1 where one misses its bar."""
+    header = (
+        f"{'model':20}{'MACs':>6}{'kept':>7}{'base':>7}{'ours':>7}{'lost':>7}{'bar':>6}"
+        f"{'L1':>7}{'onnxsim':>9}{'seconds':>9}{'GB':>6}{'speedup':>9}"
+    )
+    print(header + "\n" + "-" * len(header), flush=True)
+    missed = 0
+    for case in CASES:
+        if not names or any(name in case.model for name in names):
+            for row in _rows(case, folder, peers, options):
+                print(row.text, flush=True)
+                missed += row.missed
+    print("\nlost: points of top-1 on images that did not calibrate; L1: the same MACs, no repair; onnxsim: its best")
+    print(
+        "setting of structured pruning (L2 or Wanda, ten sparsities) at no more MACs; speedup: one thread, interleaved"
+    )
+    return int(missed > 0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A printed line, and whether its bar was missed."""
+
+    text: str
+    missed: bool
+
+
+def _rows(case: Case, folder: Path, peers: Path | None, options: str) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
+        exact = scratch / "exact.onnx"
+        source = folder / f"{case.model}.onnx"
+        onnxslim.optimize(source, bench=False).model.save(exact)
+        common = {"zoo": str(folder), "kind": case.kind, "calibrate": case.calibrate, "model": str(exact)}
+        common |= {"out": str(scratch / "out.onnx"), "exact": str(exact)}
+        base = _work({**common, "spec": None, "candidate": str(exact)})["accuracy"]
+        theirs = _peer(case, folder, exact, scratch, peers, common) if peers is not None else []
+        for share, bar in case.bars:
+            ours = _work({**common, "spec": f"prune-filters{{macs={share}{options}}}", "time": True})
+            plain = _work({**common, "spec": f"prune-filters{{macs={share} criterion=l1 repair=off multiple=1}}"})
+            best = max((row["accuracy"] for row in theirs if row["macs"] <= share + 0.01), default=None)
+            yield _row(case.model, share, bar, base, ours, plain["accuracy"], best)
+
+
+def _row(
+    name: str, share: float, bar: float | None, base: float, ours: dict[str, Any], plain: float, best: float | None
+) -> Row:
+    lost = base - ours["accuracy"]
+    cells = f"{name:20}{share:>6.0%}{ours['macs']:>7.1%}{base:>7.1f}{ours['accuracy']:>7.1f}{lost:>7.2f}"
+    cells += f"{'' if bar is None else f'{bar:g}':>6}{plain:>7.1f}{'-' if best is None else f'{best:.1f}':>9}"
+    cells += f"{ours['seconds']:>9.0f}{ours['rss_gb']:>6.1f}{ours['speedup']:>8.2f}x"
+    quarter = lost <= max(0.25 * (base - plain), 0.0)
+    beaten = best is None or ours["accuracy"] >= best
+    notes = [
+        text for good, text in ((quarter, "over a quarter of L1's loss"), (beaten, "onnxsim is better")) if not good
+    ]
+    notes += ours["refused"]
+    missed = (bar is not None and lost > bar) or bool(notes)
+    return Row(cells + ("  MISSED" if missed else "") + ("  " + "; ".join(notes) if notes else ""), missed)
+
+
+def _work(row: dict[str, Any]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(WORKER)], input=json.dumps(row), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{row['spec']} on {row['model']}: {done.stderr.strip().splitlines()[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _peer(
+    case: Case, folder: Path, exact: Path, scratch: Path, peers: Path, common: dict[str, Any]
+) -> list[dict[str, Any]]:
+    calibration = samples(folder, case.kind, 32)[0].for_inputs(Model.load(exact).inputs)
+    feeds = [next(iter(sample.feed.items())) for sample in calibration]
+    np.savez(scratch / "feeds.npz", **{feeds[0][0]: np.concatenate([array for _, array in feeds])})
+    made = scratch / "onnxsim"
+    made.mkdir()
+    subprocess.run(
+        [str(peers), str(PEER), str(exact), str(scratch / "feeds.npz"), str(made)], check=False, capture_output=True
+    )
+    return [_work({**common, "spec": None, "candidate": str(path)}) for path in sorted(made.glob("*.onnx"))]

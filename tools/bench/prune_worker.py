@@ -1,0 +1,91 @@
+"""One row of the pruning bench in a process of its own: prune (or take) a model, judge it, print JSON.
+
+Reads a JSON object from standard input: model, kind (cifar10 or imagenet), zoo, calibrate (samples), spec (a pipeline,
+or null to judge ``candidate`` as it is), candidate, out.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import onnxslim
+from onnxslim import Model, Samples
+from onnxslim.analysis import concrete_shapes, model_cost
+from onnxslim.measure import RaceSettings, compare_latency
+from onnxslim.runtime import Session, SessionConfig
+
+PREPROCESS = {
+    "cifar10": "scale=1/255,mean=0.485/0.456/0.406,std=0.229/0.224/0.225",
+    "imagenet": "resize=256,crop=224,mean=127,std=128",
+}
+BATCH = 50
+
+
+def main() -> int:
+    """Do what standard input says."""
+    row = json.load(sys.stdin)
+    calibration, evaluation = samples(Path(row["zoo"]), row["kind"], row["calibrate"])
+    found: dict[str, Any] = {}
+    candidate = row.get("candidate")
+    if row["spec"] is not None:
+        started = time.perf_counter()
+        result = onnxslim.optimize(
+            row["model"], calibration, eval_data=calibration.take(10), passes=row["spec"], bench=False
+        )
+        found["seconds"] = time.perf_counter() - started
+        found["refused"] = [record.reason for record in result.report.passes if record.reason]
+        result.model.save(row["out"])
+        found["rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        candidate = row["out"]
+    feed = next(iter(evaluation.for_inputs(Model.load(row["model"]).inputs))).feed
+    macs = [
+        model_cost(model, concrete_shapes(model, feed)).macs or 0
+        for model in map(Model.load, (row["model"], candidate))
+    ]
+    found["macs"] = macs[1] / macs[0]
+    found["accuracy"] = accuracy(Path(candidate), evaluation)
+    if row.get("time"):
+        pair = [Path(path).read_bytes() for path in (row["exact"], candidate)]
+        latency = compare_latency(pair, feed, RaceSettings(layers=False))[0]
+        found["speedup"], found["interval"] = latency.speedup, latency.interval
+    print(json.dumps(found))
+    return 0
+
+
+def samples(zoo: Path, kind: str, calibrate: int) -> tuple[Samples, Samples]:
+    """Return samples to calibrate on, and labelled ones that did not calibrate to judge by."""
+    given = PREPROCESS[kind]
+    if kind == "cifar10":
+        pair = [Samples.from_path(zoo / kind / f"{name}.npz", preprocess=given) for name in ("calib", "val")]
+        return pair[0].shuffled(0).take(calibrate), pair[1]
+    calib, held = (Samples.from_path(zoo / kind / name, preprocess=given) for name in ("calib", "val"))
+    return calib.shuffled(0).take(calibrate), held
+
+
+def accuracy(path: Path, evaluation: Samples) -> float:
+    """Return top-1 in percent."""
+    session = Session(path.read_bytes(), SessionConfig(0))
+    bound = evaluation.for_inputs(Model.load(path).inputs)
+    right = total = 0
+    images: list[Any] = []
+    labels: list[int] = []
+    for index, sample in enumerate(bound, start=1):
+        images.append(next(iter(sample.feed.values())))
+        labels.append(int(sample.label or 0))
+        if len(images) == BATCH or index == len(bound):
+            scores = next(iter(session.run({session.input_names[0]: np.concatenate(images)}).values()))
+            right += int((np.asarray(scores).argmax(axis=-1) == np.array(labels)).sum())
+            total += len(labels)
+            images, labels = [], []
+    return 100 * right / total
+
+
+if __name__ == "__main__":
+    sys.exit(main())
