@@ -82,7 +82,8 @@ class Collector:
             return [list(requests)] if requests else []
         self._opened(model)
         shapes = concrete_shapes(model, next(iter(self._samples)).feed)
-        order = {anchor_of(node): (index, node.inputs[0].name) for index, node in enumerate(model.graph.nodes)}
+        nodes = ((index, node) for index, node in enumerate(model.graph.nodes) if node.inputs)
+        order = {anchor_of(node): (index, node.inputs[0].name) for index, node in nodes}
         groups: list[list[Request]] = [[]]
         held = 0
         for request in sorted(requests, key=lambda request: order.get(request.anchor, (0, ""))[0]):

@@ -121,7 +121,8 @@ def _peer(
 ) -> list[dict[str, Any]]:
     calibration = samples(folder, case.kind, 32)[0].for_inputs(Model.load(exact).inputs)
     feeds = [next(iter(sample.feed.items())) for sample in calibration]
-    np.savez(scratch / "feeds.npz", **{feeds[0][0]: np.concatenate([array for _, array in feeds])})
+    name, images = feeds[0][0], np.concatenate([array for _, array in feeds])
+    np.savez(scratch / "feeds.npz", allow_pickle=False, **{name: images})
     made = scratch / "onnxsim"
     made.mkdir()
     subprocess.run(
