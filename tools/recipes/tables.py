@@ -77,7 +77,7 @@ _resnet56 = partial(networks.resnet_cifar, 56)
 _resnet110 = partial(networks.resnet_cifar, 110)
 _BLOCKS_34 = (3, 4, 6, 3)
 _SENSITIVE_34 = (2, 8, 14, 16, 26, 28, 30, 32)
-"""The first and last block of each stage, the most sensitive, and all of the last stage."""
+"""The first block of the first stage, the first and last of the next two, and the whole last stage."""
 
 LI2017 = (
     Recipe("VGG-16-A", networks.vgg16_cifar, tuple(f"conv{n}=0.5" for n in (1, 8, 9, 10, 11, 12, 13)), 34.2, 64.0),
