@@ -36,7 +36,7 @@ class Probe:
     def __init__(self, model: Model, samples: Samples, threads: int) -> None:
         self._model = model
         self._samples = samples.take(SAMPLES)
-        self._config = SessionConfig(threads)
+        self._config = SessionConfig(threads, spins=False)
         self._expected = self._outputs(model)
 
     def weight(self, observed: Observed, ranking: Ranking, ridge: float) -> float:

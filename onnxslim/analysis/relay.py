@@ -61,7 +61,7 @@ class Relay:
     def __init__(self, samples: Samples, batch: int = 1, threads: int = 0, memory: int = 2**30) -> None:
         self._samples = samples
         self._batch = batch
-        self._config = SessionConfig(threads)
+        self._config = SessionConfig(threads, spins=False)
         self._memory = memory
         self._frontier: Frontier | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 from onnxslim.measure import Latency, Validation
@@ -12,6 +13,7 @@ from onnxslim.policy import GateResult
 from onnxslim.report import Report, format_bytes, format_count, format_ms, format_percent, format_points
 from onnxslim.report.network import ModelSummary
 from onnxslim.report.units import format_ratio
+from onnxslim.workflow.explaining import GroupSummary
 
 TOP_LAYERS = 20
 
@@ -67,6 +69,33 @@ def layer_table(summary: ModelSummary) -> Table:
     if rest:
         table.caption = f"and {rest} smaller nodes (all of them with --json)"
         table.caption_justify = "left"
+    return table
+
+
+def channel_table(groups: Sequence[GroupSummary]) -> Table:
+    """Groups of coupled channels, one line each."""
+    table = _table("group", "units", "prunable", "made by", "read by", "why the others stay", right=(1, 2, 3, 4))
+    for group in groups:
+        reasons = "; ".join(group.reasons)
+        made, read = f"{len(group.makers)} layers", f"{len(group.readers)} layers"
+        table.add_row(escape(group.anchor), str(group.units), str(group.prunable), made, read, escape(reasons))
+    return table
+
+
+def group_table(group: GroupSummary) -> Table:
+    """One group with all its members."""
+    table = _table("", "")
+    rows = {
+        "group": group.anchor,
+        "units": f"{group.units}, of which {group.prunable} can be pruned",
+        "branches": " + ".join(map(str, group.branches)),
+        "made by": "\n".join(group.makers),
+        "read by": "\n".join(group.readers) or "nothing",
+        "carried by": "\n".join(group.tensors),
+        "must stay": "\n".join(f"{count}: {reason}" for reason, count in group.reasons.items()) or "none",
+    }
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
     return table
 
 

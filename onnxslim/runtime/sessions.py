@@ -67,6 +67,8 @@ class SessionConfig:
     reading: Reading = Reading.KERNELS
     mapped: bool = False
     """Leave external weights where they are, mapped, and do not copy them into kernels' own layouts: slow and small."""
+    spins: bool = True
+    """Threads wait busily for the next node: quickest run after run, but in the way of whatever computes in between."""
     profile_prefix: str | None = None
     """Where onnxruntime writes its profile, without the time and ``.json`` that it appends."""
 
@@ -149,7 +151,7 @@ def _options(config: SessionConfig) -> ort.SessionOptions:
     options.graph_optimization_level = config.level.value
     for key, value in _READING_ENTRIES[config.reading].items():
         options.add_session_config_entry(key, value)
-    if config.threads == 1:
+    if config.threads == 1 or not config.spins:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if config.mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")

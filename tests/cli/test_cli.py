@@ -185,6 +185,19 @@ def test_the_mobile_package(run: Run, tmp_path: Path) -> None:
 # ---- the other commands ------------------------------------------------------------------------------------------
 
 
+def test_inspect_explains_channels(run: Run) -> None:
+    code, stdout, _ = run("inspect", MODELS / "inception.onnx", "--channels", "--json")
+    assert code == 0
+    groups = json.loads(stdout)["groups"]
+    joined = next(group for group in groups if len(group["branches"]) == 4)
+    assert sum(joined["branches"]) == joined["units"] == joined["prunable"]
+    assert "it is an output of the model" in groups[-1]["reasons"]
+    assert "it is an output of the model" in " ".join(run("inspect", MODELS / "vgg.onnx", "--channels")[1].split())
+    whole = run("inspect", MODELS / "inception.onnx", "--channels", "--only", joined["anchor"])[1]
+    assert all(maker in whole for maker in joined["makers"])
+    assert run("inspect", MODELS / "vgg.onnx", "--only", "conv*")[0] == 2
+
+
 def test_inspect(run: Run) -> None:
     code, stdout, _ = run("inspect", MODELS / "vgg.onnx", "--json")
     summary = json.loads(stdout)
