@@ -103,10 +103,9 @@ class PruneFilters(PlannedPass[PrunePlan]):
     bytes: float | None = option(None, "fraction of the original's constant bytes that may remain")
     criterion: PruneCriterion | None = option(
         None,
-        "what makes a filter matter: l1, l2, fpgm, bn-scale, energy, zeros, wanda, obd, obs or random "
-        "[obs with samples, otherwise l1]",
+        "what makes a filter matter [obs with samples, otherwise l1]",
     )
-    repair: Repair = option(Repair.AUTO, "refit the layers behind a cut on the samples: auto (if there are any) or off")
+    repair: Repair = option(Repair.AUTO, "refit the layers behind a cut on the samples: auto if there are any")
     samples: int = option(512, "how many calibration samples to look at")
     multiple: int | None = option(None, "keep multiples of this many channels [1 with ratio, otherwise the target's]")
     only: tuple[str, ...] = option((), "prune only groups with a layer that matches these patterns, e.g. conv*|fc?")

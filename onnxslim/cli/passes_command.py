@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import inspect
 import json
 import typing
 from typing import Any
 
 import click
+from rich.markup import escape
 from rich.table import Table
 
 from onnxslim.cli.options import common_options
@@ -85,7 +87,8 @@ def _explain(cls: type[Pass]) -> list[object]:
         for title in ("option", "type", "default", "meaning"):
             table.add_column(title)
         for name, kind, default, text in options:
-            table.add_row(name, kind, "" if default is None else str(_json_value(default)), text)
+            shown = "" if default in (None, ()) else str(_json_value(default))
+            table.add_row(name, kind, shown, escape(text))
         lines += ["", table]
     return lines
 
@@ -94,9 +97,21 @@ def _options(cls: type[Pass]) -> list[tuple[str, str, Any, str]]:
     hints = typing.get_type_hints(cls)
     rows = []
     for field in dataclasses.fields(typing.cast(Any, cls)):
-        kind = getattr(hints[field.name], "__name__", str(hints[field.name])).replace(" | None", "")
+        kind = _kind(hints[field.name])
         rows.append((field.name.replace("_", "-"), kind, field.default, field.metadata.get("help", "")))
     return rows
+
+
+def _kind(hint: Any) -> str:
+    """Return a type as people read it: the choices of an enum, what a list holds, without "or nothing"."""
+    given = [part for part in typing.get_args(hint) if part not in (type(None), Ellipsis)]
+    if typing.get_origin(hint) is tuple:
+        return f"list of {_kind(given[0])}"
+    if given:
+        return _kind(given[0])
+    if issubclass(hint, enum.Enum):
+        return ", ".join(str(choice.value) for choice in hint)
+    return {str: "text", int: "integer", float: "number"}.get(hint) or str(hint.__name__)
 
 
 def _summary(cls: type[Pass]) -> str:

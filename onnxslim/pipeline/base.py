@@ -119,7 +119,7 @@ class PlannedPass(Pass, Generic[P]):
 
     @abstractmethod
     def apply(self, rewriter: Rewriter, plan: P, context: PassContext) -> None:
-        """Do what ``plan`` says. Needs no samples and no clock."""
+        """Do what ``plan`` says. Needs no clock, and samples only where the plan says so."""
 
     def _read(self, decisions: Mapping[str, Any]) -> Plan:
         try:
