@@ -38,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     four = commands.add_parser("prune", help="accuracy against MACs: ours, plain L1, onnxsim's structured pruning")
     four.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
     four.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    four.add_argument("--plot", type=Path, help="write the curves as an HTML file")
     four.add_argument("--without-peers", action="store_true", help="leave onnxsim out")
     four.add_argument("--options", default="", help="further options of prune-filters, e.g. ' multiple=4'")
     four.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
     args = parser.parse_args(argv)
     if args.command == "prune":
         python = None if args.without_peers else peers.ensure(args.peers)
-        return prune.run(args.folder, args.only, python, args.options)
+        return prune.run(args.folder, args.only, python, args.options, args.plot)
     if args.command == "refusals":
         return refusals.run(_files(args.models), args.size)
     if args.command == "growth":

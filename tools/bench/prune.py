@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plot
 from prune_worker import samples
 
 import onnxslim
@@ -44,7 +45,7 @@ CASES = (
 )
 
 
-def run(folder: Path, names: Sequence[str], peers: Path | None, options: str) -> int:
+def run(folder: Path, names: Sequence[str], peers: Path | None, options: str, picture: Path | None) -> int:
     """Print a row for each network and share of MACs; return 1 where one misses its bar."""
     header = (
         f"{'model':20}{'MACs':>6}{'kept':>7}{'base':>7}{'ours':>7}{'lost':>7}{'bar':>6}"
@@ -52,11 +53,17 @@ def run(folder: Path, names: Sequence[str], peers: Path | None, options: str) ->
     )
     print(header + "\n" + "-" * len(header), flush=True)
     missed = 0
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for case in CASES:
         if not names or any(name in case.model for name in names):
+            curves = charts.setdefault(case.model, {})
             for row in _rows(case, folder, peers, options):
                 print(row.text, flush=True)
                 missed += row.missed
+                for tool, point in row.points.items():
+                    curves.setdefault(tool, []).append(point)
+    if picture is not None:
+        plot.write(picture, "Pruning without training", charts)
     print("\nlost: points of top-1 on images that did not calibrate; L1: the same MACs, no repair; onnxsim: its best")
     print(
         "setting of structured pruning (L2 or Wanda, ten sparsities) at no more MACs; speedup: one thread, interleaved"
@@ -66,10 +73,11 @@ def run(folder: Path, names: Sequence[str], peers: Path | None, options: str) ->
 
 @dataclass(frozen=True)
 class Row:
-    """A printed line, and whether its bar was missed."""
+    """A printed line, whether its bar was missed, and (share of MACs, accuracy) by tool."""
 
     text: str
     missed: bool
+    points: dict[str, tuple[float, float]]
 
 
 def _rows(case: Case, folder: Path, peers: Path | None, options: str) -> Iterator[Row]:
@@ -103,7 +111,10 @@ def _row(
     ]
     notes += ours["refused"]
     missed = (bar is not None and lost > bar) or bool(notes)
-    return Row(cells + ("  MISSED" if missed else "") + ("  " + "; ".join(notes) if notes else ""), missed)
+    points = {"ours": (ours["macs"], ours["accuracy"]), "L1 without repair": (share, plain)}
+    if best is not None:
+        points["onnxsim"] = (share, best)
+    return Row(cells + ("  MISSED" if missed else "") + ("  " + "; ".join(notes) if notes else ""), missed, points)
 
 
 def _work(row: dict[str, Any]) -> dict[str, Any]:
