@@ -14,17 +14,20 @@ import numpy as np
 
 from onnxslim.analysis.activity import Activity, observe_activity
 from onnxslim.analysis.channels import ChannelGroup
+from onnxslim.analysis.moments import Request, blocks
 from onnxslim.analysis.patches import LinearLayer, linear_layer, refusal
 from onnxslim.analysis.relations import Indices, Layer, Use
 from onnxslim.analysis.second_order import Collector, Moments, Settings
 from onnxslim.ir import Constant, Model, array_of, dims_of
 from onnxslim.passes._criteria import Evidence, Floats, Rows
-from onnxslim.passes._surgeon import readers_of
+from onnxslim.passes._least_squares import shrunk
+from onnxslim.passes._surgeon import Reader, readers_of
 from onnxslim.pipeline import PassContext
 from onnxslim.samples import Samples
 
-AT_ONCE = 2**30
+AT_ONCE = 512 * 2**20
 """Bytes of moments that are held together."""
+MATRIX_BYTES = Settings().matrix_bytes
 POSITIONS = 64
 """Output positions of a layer that are looked at for one sample: channels are chosen well with fewer than weights."""
 
@@ -63,11 +66,21 @@ def by_samples(
     done = 0
     for some in _few(groups):
         layers = {anchor: layer for group in some for anchor, layer in linear_readers(group).items()}
-        moments = collector.moments(model, list(layers))
+        parts = {anchor: blocks(layer, MATRIX_BYTES) for anchor, layer in layers.items()}
+        moments = collector.moments(model, [anchor for anchor in layers if len(parts[anchor]) == 1])
         for group in some:
             done += 1
             context.progress("prune-filters: look at channels", done, len(groups))
-            yield _observed(group, layers, moments, context.seed)
+            large = {
+                anchor: [(part, _of_part(collector, model, anchor, part)) for part in parts[anchor]]
+                for anchor in linear_readers(group)
+                if anchor not in moments
+            }
+            yield _observed(group, layers, moments, large, context.seed)
+
+
+def _of_part(collector: Collector, model: Model, anchor: str, part: tuple[int, int]) -> Moments:
+    return collector.moments(model, [Request(anchor, columns=part)])[anchor]
 
 
 def by_activity(
@@ -103,16 +116,32 @@ def columns(group: ChannelGroup, layer: LinearLayer) -> Indices:
 
 
 def _observed(
-    group: ChannelGroup, layers: Mapping[str, LinearLayer], moments: Mapping[str, Moments], seed: int
+    group: ChannelGroup,
+    layers: Mapping[str, LinearLayer],
+    moments: Mapping[str, Moments],
+    large: Mapping[str, Sequence[tuple[tuple[int, int], Moments]]],
+    seed: int,
 ) -> Observed:
     known = by_weights(group, seed).evidence
-    own = {anchor: moments[anchor] for anchor in linear_readers(group)}
+    own = {anchor: moments[anchor] for anchor in linear_readers(group) if anchor in moments}
     readers = [
         reader
         for anchor, found in own.items()
         for reader in readers_of(found, layers[anchor].matrix(), columns(group, layers[anchor]))
     ]
+    for anchor, parts in large.items():
+        readers += _in_blocks(layers[anchor], columns(group, layers[anchor]), parts)
     return Observed(group, Evidence(known.size, known.filters, known.scales, readers=readers, seed=known.seed), own)
+
+
+def _in_blocks(
+    layer: LinearLayer, units: Indices, parts: Sequence[tuple[tuple[int, int], Moments]]
+) -> Iterator[Reader]:
+    """Yield a layer too large for one Gram matrix as readers of its blocks, as if those were not correlated."""
+    energy = sum(moments.total_energy for _, moments in parts)
+    for (start, stop), moments in parts:
+        weight = layer.matrix()[0, :, start:stop]
+        yield Reader(moments.gram[0], weight, units[0, start:stop], energy, shrunk(0.0, moments))
 
 
 def _few(groups: Sequence[ChannelGroup]) -> Iterator[list[ChannelGroup]]:
@@ -120,7 +149,7 @@ def _few(groups: Sequence[ChannelGroup]) -> Iterator[list[ChannelGroup]]:
     held: list[ChannelGroup] = []
     size = 0
     for group in groups:
-        own = sum(8 * layer.groups * layer.width**2 for layer in linear_readers(group).values())
+        own = sum(min(8 * layer.groups * layer.width**2, MATRIX_BYTES) for layer in linear_readers(group).values())
         if held and size + own > AT_ONCE:
             yield held
             held, size = [], 0

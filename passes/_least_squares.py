@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 
 RIDGE = 1e-4
 """λ as a fraction of the mean diagonal of G, unless told."""
+SHRINKAGE = 0.1
+"""λ is at least this times d/n, columns for each patch: the fewer patches, the less the weights believe them."""
 _STEPS = 9
 """How often λ may grow tenfold where G + λI is not positive definite."""
 
@@ -77,7 +79,7 @@ def refit(
         moments: of the layer's patches, as it sees them now, and of its targets.
         weight: as they are. Shape (groups, O/groups, d).
         bias: as it is. Shape (O,).
-        ridge: λ as a fraction of the mean diagonal of G, of each group.
+        ridge: λ as a fraction of the mean diagonal of G, of each group; see :func:`shrunk`.
 
     Raises:
         PassError: the moments are not finite, or no ridge makes them definite.
@@ -93,6 +95,15 @@ def refit(
     new_bias = bias if kind is Bias.FIXED else best_bias(moments, parts)
     before, after = error_of(moments, weight, bias), error_of(moments, parts, new_bias)
     return Refit(parts, new_bias, before, after, used)
+
+
+def shrunk(ridge: float, moments: Moments) -> float:
+    """Return λ for so few or many patches.
+
+    The eigenvalues of a sample covariance spread by √(d/n) around the true ones (Marchenko & Pastur 1967); a ridge in
+    proportion to d/n takes that back (Ledoit & Wolf 2004, "A Well-Conditioned Estimator").
+    """
+    return max(ridge, SHRINKAGE * moments.width / max(moments.count, 1))
 
 
 def best_bias(moments: Moments, weight: Floats) -> Floats:

@@ -17,15 +17,19 @@ says how many samples would do), and those that are not linear with constant wei
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from onnxslim.analysis.patches import LinearLayer, linear_layer, refusal
-from onnxslim.analysis.second_order import Collector, Moments, Request, Settings, joined_by
+import numpy as np
+
+from onnxslim.analysis.moments import Moments, Request, Settings, blocks
+from onnxslim.analysis.patches import LinearLayer, linear_layer
+from onnxslim.analysis.second_order import Collector, joined_by
 from onnxslim.ir import Model, Node, Rewriter, anchor_of
-from onnxslim.passes._least_squares import Bias, Floats, error_of, refit
+from onnxslim.passes._least_squares import Bias, Floats, Pull, error_of, refit, shrunk
 from onnxslim.pipeline import PassContext
 from onnxslim.samples import Samples
 
+MATRIX_BYTES = Settings().matrix_bytes
 ROWS_PER_COLUMN = 1.0
 """Patches for each column of a layer below which there are too few samples to refit it."""
 
@@ -63,8 +67,14 @@ def repair(
     for step, nodes in enumerate(stages, start=1):
         context.progress("prune-filters: repair", step, len(stages))
         requests = [Request(a, joined_by(rewriter.model, a), kept.get(a)) for a in map(anchor_of, nodes)]
-        moments = collector.moments(rewriter.model, requests)
-        done += [_refit(rewriter, node, moments[anchor_of(node)], settings.ridge) for node in nodes]
+        large = [len(blocks(linear_layer(node), MATRIX_BYTES)) > 1 for node in nodes]
+        whole = [request for request, is_large in zip(requests, large, strict=True) if not is_large]
+        moments = collector.moments(rewriter.model, whole)
+        for node, request, is_large in zip(nodes, requests, large, strict=True):
+            if is_large:
+                done.append(_refit_in_blocks(rewriter, node, collector, request, settings.ridge))
+            else:
+                done.append(_refit(rewriter, node, moments[request.anchor], settings.ridge))
     return tuple(done)
 
 
@@ -84,19 +94,6 @@ class RepairSettings:
         return samples.take(self.samples)
 
 
-def linear_after(model: Model, anchors: set[str]) -> tuple[str, ...]:
-    """Return the linear layers that read, directly or not, what the layers ``anchors`` compute."""
-    reached: set[int] = set()
-    found = []
-    for node in model.graph.nodes:
-        behind = any(id(tensor) in reached for tensor in node.inputs)
-        if behind and refusal(node) is None:
-            found.append(anchor_of(node))
-        if behind or anchor_of(node) in anchors:
-            reached.update(id(tensor) for tensor in node.outputs)
-    return tuple(found)
-
-
 def _stages(model: Model, anchors: set[str]) -> Iterator[list[Node]]:
     """Yield layers that do not depend on each other, those before others first."""
     depth: dict[int, int] = {}
@@ -113,17 +110,43 @@ def _stages(model: Model, anchors: set[str]) -> Iterator[list[Node]]:
 def _refit(rewriter: Rewriter, node: Node, moments: Moments, ridge: float) -> Repaired:
     layer = linear_layer(node)
     if moments.count < ROWS_PER_COLUMN * moments.width:
-        needed = moments.samples_for(ROWS_PER_COLUMN)
-        rewriter.refuse(
-            "prune-filters", layer.anchor, f"{moments.samples} samples are too few to refit it: give {needed}"
-        )
-        before = error_of(moments, layer.matrix(), layer.bias())
-        return Repaired(layer.anchor, before, before)
+        return _left_alone(rewriter, layer, moments, error_of(moments, layer.matrix(), layer.bias()))
     kind = Bias.FITTED if layer.has_bias else Bias.FIXED
-    fitted = refit(moments, layer.matrix(), layer.bias(), ridge, kind=kind)
+    fitted = refit(moments, layer.matrix(), layer.bias(), shrunk(ridge, moments), kind=kind)
     if fitted.after < fitted.before:
         write(rewriter, layer, fitted.weight, fitted.bias)
     return Repaired(layer.anchor, fitted.before, min(fitted.before, fitted.after))
+
+
+def _refit_in_blocks(rewriter: Rewriter, node: Node, collector: Collector, request: Request, ridge: float) -> Repaired:
+    """Refit a layer whose Gram matrix would be too large a block of columns at a time, each to what is still wrong.
+
+    Block coordinate descent: every step can only lower the error. Errors are fractions of what the first step found.
+    """
+    layer = linear_layer(node)
+    left, first = 1.0, 0.0
+    for start, stop in blocks(layer, MATRIX_BYTES):
+        part = replace(request, columns=(start, stop))
+        moments = collector.moments(rewriter.model, [part])[layer.anchor]
+        if moments.count < ROWS_PER_COLUMN * moments.width:
+            return _left_alone(rewriter, layer, moments, left)
+        nothing = np.zeros((1, layer.channels, stop - start)), np.zeros(layer.channels)
+        kind = Bias.FITTED if layer.has_bias else Bias.FIXED
+        fitted = refit(moments, *nothing, shrunk(ridge, moments), Pull.ZERO, kind)
+        first = first or moments.total_energy
+        left = fitted.after * moments.total_energy / max(first, 1e-30)
+        weight = layer.matrix()
+        weight[:, :, start:stop] += fitted.weight
+        write(rewriter, layer, weight, layer.bias() + fitted.bias)
+        layer = linear_layer(node)
+    return Repaired(layer.anchor, 1.0, left)
+
+
+def _left_alone(rewriter: Rewriter, layer: LinearLayer, moments: Moments, error: float) -> Repaired:
+    needed = moments.samples_for(ROWS_PER_COLUMN)
+    reason = f"{moments.samples} samples are too few to refit it: give {needed}"
+    rewriter.refuse("prune-filters", layer.anchor, reason)
+    return Repaired(layer.anchor, error, error)
 
 
 def write(rewriter: Rewriter, layer: LinearLayer, weight: Floats, bias: Floats) -> None:

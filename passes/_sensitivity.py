@@ -20,7 +20,7 @@ from onnxslim.ir import Model, Rewriter, anchor_of
 from onnxslim.passes import _cutting, _repair
 from onnxslim.passes._criteria import Floats
 from onnxslim.passes._evidence import Observed, columns, linear_readers
-from onnxslim.passes._least_squares import Bias, refit
+from onnxslim.passes._least_squares import Bias, refit, shrunk
 from onnxslim.passes._ranking import Ranking, weakest
 from onnxslim.runtime import Session, SessionConfig
 from onnxslim.samples import Samples
@@ -28,14 +28,23 @@ from onnxslim.samples import Samples
 TRIED = 0.25
 """Share of the channels of each stratum that is removed to see what happens."""
 SAMPLES = 48
+"""How many samples see it, at most; a quarter of what there is where that is less."""
+
+
+def divided(samples: Samples) -> tuple[Samples, Samples]:
+    """Return samples to fit on and others to look with: what fitted would flatter itself."""
+    count = min(SAMPLES, max(len(samples) // 4, 1))
+    if len(samples) < 2:
+        return samples, samples
+    return samples.take(len(samples) - count), samples.drop(len(samples) - count)
 
 
 class Probe:
-    """Compares a model's outputs with those of changed copies on a few samples."""
+    """Compares a model's outputs with those of changed copies on a few samples, which must not have fitted anything."""
 
     def __init__(self, model: Model, samples: Samples, threads: int) -> None:
         self._model = model
-        self._samples = samples.take(SAMPLES)
+        self._samples = samples
         self._config = SessionConfig(threads, spins=False)
         self._expected = self._outputs(model)
 
@@ -94,7 +103,7 @@ def _refit_readers(
         layer = linear_layer(node)
         left = _with_outputs(moments.restricted(stay), kept.get(anchor))
         kind = Bias.FITTED if layer.has_bias else Bias.FIXED
-        fitted = refit(left, layer.matrix(), layer.bias(), ridge, kind=kind)
+        fitted = refit(left, layer.matrix(), layer.bias(), shrunk(ridge, left), kind=kind)
         _repair.write(rewriter, layer, fitted.weight, fitted.bias)
 
 

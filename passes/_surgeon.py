@@ -27,7 +27,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 
 from onnxslim.analysis.second_order import Moments
 from onnxslim.errors import PassError
-from onnxslim.passes._least_squares import RIDGE, factorized
+from onnxslim.passes._least_squares import RIDGE, factorized, shrunk
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -52,6 +52,8 @@ class Reader:
     """The unit of each column; negative for columns that always stay. Shape (d,)."""
     energy: float
     """What its errors are fractions of; a reader whose targets are constant (0) does not count."""
+    ridge: float = 0.0
+    """λ that this reader needs at least, as a fraction of the mean diagonal: more where its patches are few."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def readers_of(moments: Moments, weight: Floats, units: Indices) -> list[Reader]
     """
     energy = moments.total_energy
     return [
-        Reader(gram, part, columns, energy) for gram, part, columns in zip(moments.gram, weight, units, strict=True)
+        Reader(gram, part, columns, energy, shrunk(0.0, moments))
+        for gram, part, columns in zip(moments.gram, weight, units, strict=True)
     ]
 
 
@@ -134,7 +137,7 @@ class _State:
 
     def __init__(self, reader: Reader, ridge: float) -> None:
         self._energy = reader.energy
-        self._hessian = _hessian(reader.gram, max(ridge, LEAST_RIDGE))
+        self._hessian = _hessian(reader.gram, max(ridge, reader.ridge, LEAST_RIDGE))
         self._pulled = self._hessian @ reader.weight.T
         self._kept = np.arange(len(reader.units))
         self._alive = np.ones(len(reader.units), np.bool_)

@@ -28,12 +28,13 @@ from pydantic import BaseModel, ConfigDict
 
 from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
 from onnxslim.analysis.channels import ChannelGroup, Channels, analyze_channels
+from onnxslim.analysis.linear_layers import refusal
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import Model, Node, Rewriter, selects
+from onnxslim.ir import Model, Node, Rewriter, anchor_of, selects
 from onnxslim.passes import _cutting, _ranking, _repair
 from onnxslim.passes._allocation import allocate
 from onnxslim.passes._ranking import PruneCriterion, Ranking, Unranked
-from onnxslim.passes._sensitivity import Probe
+from onnxslim.passes._sensitivity import Probe, divided
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 from onnxslim.samples import Samples
 
@@ -229,11 +230,12 @@ class _Study:
 
     def rankings(self, groups: Sequence[ChannelGroup]) -> list[Ranking]:
         """Rank the units of all groups; under a budget, measure what each group's loss means for the outputs."""
-        probe = None
+        probe, fitting = None, self.samples
         if self._has_budget and self.samples is not None and self.criterion is PruneCriterion.OBS:
-            probe = Probe(self.model, self.samples, self.context.threads)
+            fitting, looking = divided(self.samples)
+            probe = Probe(self.model, looking, self.context.threads)
         found = []
-        for observed in _ranking.observe(self.criterion, self.model, groups, self.samples, self.context):
+        for observed in _ranking.observe(self.criterion, self.model, groups, fitting, self.context):
             ranking = _ranking.rank(self.criterion, observed)
             if isinstance(ranking, Unranked):
                 self.unranked.append(ranking)
@@ -263,15 +265,15 @@ class _Study:
         return GroupCut(anchor=group.anchor, size=group.size, remove=removed, sensitivity=weight)
 
     def repair(self, cuts: Sequence[GroupCut]) -> RepairPlan | None:
-        """Return which layers to refit: the linear ones that read, directly or not, what is cut."""
+        """Return which layers to refit: the linear ones that read what is cut."""
         if self.options.repair is Repair.OFF or self.samples is None or not cuts:
             return None
         anchors = {cut.anchor for cut in cuts}
-        cut_layers = {
-            layer.anchor for group in self.channels.groups if group.anchor in anchors for layer in group.producers
-        }
-        layers = _repair.linear_after(self.model, cut_layers)
-        return RepairPlan(layers=layers, samples=len(self.samples))
+        groups = [group for group in self.channels.groups if group.anchor in anchors]
+        readers = {layer.anchor for group in groups for layer in group.readers if refusal(layer.node) is None}
+        order = [anchor_of(node) for node in self.model.graph.nodes]
+        layers = tuple(anchor for anchor in order if anchor in readers)
+        return RepairPlan(layers=layers, samples=len(self.samples)) if layers else None
 
     # ---- budgets -----------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class Settings:
     """Of onnxruntime; 0 means one per core."""
     matrix_bytes: int = 512 * 2**20
     """What the Gram matrix of one layer may take; one of 8192 columns takes 512 MiB."""
-    frontier_bytes: int = 2**30
+    frontier_bytes: int = 512 * 2**20
     """What each model's activations between stages may take, over all samples."""
 
 
@@ -106,6 +106,9 @@ class Request:
     §3.3, "multi-branch networks"). See :func:`joined_by`."""
     kept: tuple[int, ...] | None = None
     """Which of the reference's output channels the layer still has; None: all of them."""
+    columns: tuple[int, int] | None = None
+    """From where to where the columns are looked at alone, of a layer whose Gram matrix would be too large whole. Then
+    the target is the reference less the layer's own output as it is now: what these columns may still put right."""
 
 
 # ---- sums of one layer -----------------------------------------------------------------------------------------------
@@ -120,13 +123,16 @@ class Sums:
             raise PassError(f"the model has no layer {request.anchor!r}")
         self.layer = linear_layer(node)
         self._settings = settings
-        _refuse_size(self.layer, settings.matrix_bytes)
+        self._part = _part_of(self.layer, request.columns)
+        groups, width, channels = self.layer.groups, self._part.stop - self._part.start, self.layer.channels
+        _refuse_size(self.layer, width, settings.matrix_bytes)
         self.target = request.joined or self.layer.anchor
         """The tensor of the reference that is, or holds, the target."""
         self._kept = None if request.kept is None else np.array(request.kept, np.int64)
         self._other = _other_addend(model, self.layer, request.joined) if request.joined else None
         self._referred = referred
-        groups, width, channels = self.layer.groups, self.layer.width, self.layer.channels
+        self._own_output = referred and request.columns is not None
+        self._width = width
         self._count, self._samples = 0, 0
         self._shift, self._target_shift = np.zeros(groups * width), np.zeros(channels)
         self._sum, self._target_sum = np.zeros(groups * width), np.zeros(channels)
@@ -137,9 +143,15 @@ class Sums:
         self._map: PatchMap | None = None
 
     @property
+    def _rows(self) -> slice:
+        """Which rows of a matrix of patches are looked at: those of all groups, or of the one group's part."""
+        return slice(0, self.layer.groups * self.layer.width) if self.layer.groups > 1 else self._part
+
+    @property
     def inputs(self) -> list[str]:
         """The tensors of the model that :meth:`add` reads."""
-        return [self.layer.source] if self._other is None or not self._referred else [self.layer.source, self._other]
+        more = [self._other] if self._other is not None and self._referred else []
+        return [self.layer.source, *more, *([self.layer.anchor] if self._own_output else [])]
 
     def add(self, samples: int, done: int, inputs: Values, outputs: Values) -> None:
         """Add a batch of ``samples``, of which ``done`` came before."""
@@ -159,12 +171,12 @@ class Sums:
         target = _finite(outputs[self.target], self.target)
         if self._kept is not None:
             target = np.take(target, self._kept, axis=1 if self.layer.kernel else -1)
-        if self._other is None:
-            return target
-        other = _finite(inputs[self._other], self._other)
-        if other.shape != target.shape:
-            raise PassError(f"the addends of {self.target!r} are of different shapes")
-        return target.astype(np.float64) - other
+        for name in self.inputs[1:]:
+            other = _finite(inputs[name], name)
+            if other.shape != target.shape:
+                raise PassError(f"{name!r} and its part of {self.target!r} are of different shapes")
+            target = target.astype(np.float64) - other
+        return target
 
     def _chunks(self, count: int, samples: int, done: int) -> Iterator[list[tuple[int, Indices]]]:
         """Yield lists of (item, positions) whose patches are multiplied at once."""
@@ -187,8 +199,8 @@ class Sums:
             yield pieces
 
     def _multiply(self, where: PatchMap, given: Array, wanted: Array | None, pieces: list[tuple[int, Indices]]) -> None:
-        groups, width = self.layer.groups, self.layer.width
-        rows = np.concatenate([where.patches(given[item], picks) for item, picks in pieces], axis=1)
+        groups, width = self.layer.groups, self._width
+        rows = np.concatenate([where.patches(given[item], picks)[self._rows] for item, picks in pieces], axis=1)
         if not self._count:
             self._shift = rows.mean(axis=1, dtype=np.float64)
         patches = np.subtract(rows, self._shift[:, None], dtype=np.float64)
@@ -217,8 +229,8 @@ class Sums:
         layer = self.layer
         if not self._count:
             raise PassError(f"no output position of {layer.anchor!r} was ever computed: its output is empty")
-        drift = (self._sum / self._count).reshape(layer.groups, layer.width)
-        mean = drift + self._shift.reshape(layer.groups, layer.width)
+        drift = (self._sum / self._count).reshape(layer.groups, self._width)
+        mean = drift + self._shift.reshape(layer.groups, self._width)
         gram = np.stack([np.triu(part) + np.triu(part, 1).T for part in self._gram])
         gram -= self._count * drift[:, :, None] * drift[:, None, :]
         if not self._referred:
@@ -230,7 +242,7 @@ class Sums:
 
     def _own(self, mean: Floats, gram: Floats) -> Moments:
         """Return the moments with the layer's own outputs for targets, which follow from those of its inputs."""
-        matrix = self.layer.matrix()
+        matrix = self.layer.matrix()[:, :, self._part]
         cross = gram @ matrix.swapaxes(1, 2)
         energy = np.einsum("god,gdo->go", matrix, cross).reshape(-1)
         target = np.einsum("god,gd->go", matrix, mean).reshape(-1) + self.layer.bias()
@@ -255,11 +267,30 @@ def _finite(array: Array, name: str) -> Array:
     return array
 
 
-def _refuse_size(layer: LinearLayer, limit: int) -> None:
-    needed = 8 * layer.groups * layer.width**2
+def _part_of(layer: LinearLayer, columns: tuple[int, int] | None) -> slice:
+    if columns is None:
+        return slice(0, layer.width)
+    if layer.groups != 1 or not 0 <= columns[0] < columns[1] <= layer.width:
+        raise PassError(f"{layer.anchor!r} has no columns {columns[0]} to {columns[1]} of its own")
+    return slice(*columns)
+
+
+def blocks(layer: LinearLayer, limit: int) -> list[tuple[int, int]]:
+    """Return the columns of ``layer`` in blocks of whole channels whose Gram matrices take ``limit`` bytes at most.
+
+    One block where all fit; a layer with groups is never divided.
+    """
+    most = max(int(math.sqrt(limit / 8)) // layer.taps * layer.taps, layer.taps)
+    if layer.groups > 1 or layer.width <= most:
+        return [(0, layer.width)]
+    return [(start, min(start + most, layer.width)) for start in range(0, layer.width, most)]
+
+
+def _refuse_size(layer: LinearLayer, width: int, limit: int) -> None:
+    needed = 8 * layer.groups * width**2
     if needed > limit:
         raise PassError(
-            f"the Gram matrix of {layer.anchor!r}, {layer.groups} x {layer.width} x {layer.width}, takes "
+            f"the Gram matrix of {layer.anchor!r}, {layer.groups} x {width} x {width}, takes "
             f"{needed / 2**20:.0f} MiB, more than the {limit / 2**20:.0f} MiB allowed"
         )
 

@@ -192,6 +192,16 @@ class Samples:
             raise SampleError(f"{count} samples were asked for: ask for at least one")
         return self if count >= len(self) else replace(self, _order=tuple(self._indices()[:count]))
 
+    def drop(self, count: int) -> Samples:
+        """Return what :meth:`take` of the same count leaves.
+
+        Raises:
+            SampleError: it leaves nothing.
+        """
+        if not 0 <= count < len(self):
+            raise SampleError(f"{count} of {len(self)} samples were to be left out: leave at least one")
+        return replace(self, _order=tuple(self._indices()[count:]))
+
     def split(self, fraction: float = 0.8, seed: int = 0) -> Split:
         """Divide into calibration and evaluation by a seeded shuffle; fewer than 10 samples serve both.
 

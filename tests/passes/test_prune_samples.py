@@ -13,7 +13,7 @@ import onnxslim
 from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
 from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Rewriter, array_of
-from onnxslim.passes import PruneCriterion, PruneFilters
+from onnxslim.passes import PruneCriterion, PruneFilters, _evidence, _repair
 from onnxslim.passes.prune_filters import PrunePlan, Repair
 from onnxslim.pipeline import Costs, PassContext
 from onnxslim.runtime import Session
@@ -77,14 +77,14 @@ def test_a_repaired_layer_gives_what_the_original_gave_where_channels_were_copie
     x = b.op("Relu", b.op("Conv", "x", twice, width=8))
     model = b.build(b.conv(x, 3, 3))
     infer_shapes(model)
-    data = Samples.from_arrays({"x": np.random.default_rng(0).standard_normal((12, 4, 16, 16)).astype(np.float32)})
+    data = Samples.from_arrays({"x": np.random.default_rng(0).standard_normal((64, 4, 16, 16)).astype(np.float32)})
     where = context(model, data=data.for_inputs(model.inputs))
     result, plan, _ = pruned(model, PruneFilters(ratio=0.5), where)
     assert [len(cut.remove) for cut in plan.cuts] == [4]
     assert len({unit % 4 for unit in plan.cuts[0].remove}) == 4, "of each pair of copies one goes"
     feed = {"x": np.random.default_rng(1).standard_normal((1, 4, 16, 16)).astype(np.float32)}
     expected, actual = (next(iter(Session(m.to_bytes()).run(feed).values())) for m in (model, result))
-    np.testing.assert_allclose(actual, expected, atol=1e-3 * float(np.ptp(expected)))
+    np.testing.assert_allclose(actual, expected, atol=5e-3 * float(np.ptp(expected)))
 
 
 @pytest.mark.parametrize("criterion", PruneCriterion)
@@ -216,3 +216,33 @@ def test_the_whole_command_prunes_repairs_and_replays(tmp_path: Path) -> None:
     result.plan.save(tmp_path / "plan.json")
     again = onnxslim.optimize(MODELS / "mobilenet.onnx", plan=tmp_path / "plan.json", **both)
     assert again.model.to_bytes() == result.model.to_bytes()
+
+
+# ---- layers too large for one matrix ---------------------------------------------------------------------------------
+
+
+def wide(channels: int = 16) -> Model:
+    b = Builder(channels=3, size=8)
+    x = b.relu(b.conv("x", channels))
+    return b.build(b.gemm(b.op("Flatten", x), channels * 64, 5))
+
+
+def test_a_layer_too_large_for_one_matrix_is_refitted_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = wide()
+    infer_shapes(model)
+    data = Samples.from_arrays({"x": np.random.default_rng(0).random((900, 3, 8, 8)).astype(np.float32)})
+    where = context(model, data=data.for_inputs(model.inputs))
+    options = PruneFilters(ratio=0.5, samples=900)
+    bare = pruned(model, PruneFilters(ratio=0.5, samples=900, repair=Repair.OFF), where)[0]
+    for module in (_repair, _evidence):
+        monkeypatch.setattr(module, "MATRIX_BYTES", 8 * 200**2)
+    parts, plan, rewriter = pruned(model, options, where)
+    assert plan.cuts
+    assert not rewriter.skipped or all("output" in m.reason for m in rewriter.skipped)
+
+    def error(candidate: Model) -> float:
+        feeds = [{"x": np.random.default_rng(i).random((1, 3, 8, 8)).astype(np.float32)} for i in range(900, 960)]
+        runs = [[next(iter(Session(m.to_bytes()).run(f).values())) for f in feeds] for m in (model, candidate)]
+        return float(np.mean([((a - b) ** 2).sum() for a, b in zip(*runs, strict=True)]))
+
+    assert error(parts) < 0.5 * error(bare)
