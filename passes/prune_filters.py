@@ -134,9 +134,11 @@ class PruneFilters(PlannedPass[PrunePlan]):
 
         Raises:
             PassError: a goal is out of reach, or activations are not finite.
+            SpecError: a pattern fits no layer.
         """
         infer_shapes(model)
         channels = analyze_channels(model)
+        self._refuse_unknown(channels.groups)
         refused = list(self._refused(channels.groups))
         left = {anchor for anchor, _ in refused}
         chosen = [group for group in channels.groups if group.anchor not in left]
@@ -161,6 +163,14 @@ class PruneFilters(PlannedPass[PrunePlan]):
             _repair.repair(rewriter, reference, kept, settings, context)
 
     # ---- which groups ------------------------------------------------------------------------------------
+
+    def _refuse_unknown(self, groups: Sequence[ChannelGroup]) -> None:
+        nodes = [layer.node for group in groups for layer in group.producers]
+        for pattern in (*self.only, *self.exclude, *(pattern for pattern, _ in _ratios(self.layers))):
+            if not any(selects(node, (pattern,), ()) for node in nodes):
+                raise SpecError(
+                    f"no layer with filters is called {pattern!r}: see 'onnxslim inspect --channels' for their names"
+                )
 
     def _refused(self, groups: Sequence[ChannelGroup]) -> Iterator[tuple[str, str]]:
         for group in groups:

@@ -159,10 +159,30 @@ def test_ratios_that_cannot_be_read(text: str) -> None:
         PruneFilters(layers=(text,))
 
 
-def test_a_name_that_no_layer_has_is_an_outcome_not_a_crash() -> None:
-    plan = PruneFilters(layers=("nothing=0.5",)).plan(trained("vgg"), PassContext())
+@pytest.mark.parametrize("where", ["only", "exclude", "layers"])
+def test_a_name_that_no_layer_has_is_refused(where: str) -> None:
+    given: dict[str, Any] = {"layers": ("conv9=0.5",)} if where == "layers" else {where: ("conv9",), "ratio": 0.5}
+    with pytest.raises(SpecError, match="no layer with filters is called 'conv9'"):
+        PruneFilters(**given).plan(trained("vgg"), PassContext())
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_nothing_and_all_but_one(ratio: float) -> None:
+    model = trained("resnet")
+    _, plan, _ = pruned(model, PruneFilters(ratio=ratio, samples=32), context(model))
+    infer_shapes(model)
+    assert bool(plan.cuts) == (ratio == 1.0)
+    assert (plan.repair is None) == (ratio == 0.0)
+    assert all(cut.size - len(cut.remove) >= 1 for cut in plan.cuts)
+
+
+def test_a_layer_with_one_filter_stays() -> None:
+    b = Builder(channels=3)
+    model = b.build(b.conv(b.relu(b.conv("x", 1)), 4))
+    infer_shapes(model)
+    plan = PruneFilters(ratio=0.5).plan(model, PassContext())
     assert plan.cuts == ()
-    assert all("excluded" in reason or "output" in reason for _, reason in plan.refused)
+    assert any("one channel" in reason for _, reason in plan.refused)
 
 
 # ---- samples that do not do ------------------------------------------------------------------------------------------

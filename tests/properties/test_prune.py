@@ -1,21 +1,17 @@
 """prune-filters on random graphs against its oracle, which knows nothing of groups.
 
 Every weight of the pruned model must be a part of the original's. The original in which the weights that read what is
-missing are zero must give the same outputs. Random weights differ from one another, so the parts can be found by value;
-whatever the analysis of coupled channels misses shows as a difference.
+missing are zero must give the same outputs: see ``tools.gallery.oracle``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
-from properties.builder import Array
 from properties.comparing import assert_equal
 from properties.random_graphs import Made, Recipe, recipes
 from properties.test_exact_passes import BRIEF, LONG, TRAINED, all_passes, made, optimized, trained
@@ -25,6 +21,7 @@ from onnxslim.passes import PruneCriterion, PruneFilters
 from onnxslim.passes._ranking import needs_samples
 from onnxslim.passes.prune_filters import PrunePlan
 from onnxslim.pipeline import PassContext
+from tools.gallery.oracle import zeroed
 
 WITHOUT_SAMPLES = [criterion for criterion in PruneCriterion if not needs_samples(criterion)]
 options = st.builds(
@@ -38,51 +35,6 @@ PRUNABLE = (
     "conv", "conv", "conv_batchnorm", "conv_batchnorm", "conv_transpose", "flatten", "classifier", "classifier",
     "upconv_batchnorm",
 )  # fmt: skip
-
-
-def fan_axis(node: onnx.NodeProto, slot: int) -> int:
-    """Return the axis of the node's weight, its input ``slot``, that reads input channels."""
-    if node.op_type == "Gemm":
-        return int(any(a.name == "transB" and a.i for a in node.attribute))
-    return {"Conv": 1, "ConvTranspose": 0, "MatMul": -2 if slot == 1 else -1}[node.op_type]
-
-
-def part_of(whole: Array, part: Array, anchor: str) -> list[Array]:
-    """Return, for each axis, which indices of ``whole`` make up ``part``: those that share most values with it."""
-    found = np.isin(whole, part)
-    kept = []
-    for axis, size in enumerate(part.shape):
-        shared = found.sum(axis=tuple(a for a in range(whole.ndim) if a != axis))
-        kept.append(np.isin(np.arange(len(shared)), np.argsort(-shared, kind="stable")[:size]))
-    np.testing.assert_array_equal(whole[np.ix_(*kept)], part, f"the weight of {anchor} is no part of the original's")
-    return kept
-
-
-def zeroed(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """Return ``before`` with the weights that read missing channels zero, and how many weights lost something."""
-    result = onnx.ModelProto()
-    result.CopyFrom(before)
-    was = {tensor.name: numpy_helper.to_array(tensor) for tensor in before.graph.initializer}
-    now = {tensor.name: numpy_helper.to_array(tensor) for tensor in after.graph.initializer}
-    twins = {node.output[0]: node for node in after.graph.node}
-    cut = 0
-    for node in result.graph.node:
-        slot = next((slot for slot in (1, 0) if node.input[slot:] and node.input[slot] in was), None)
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or slot is None:
-            continue
-        whole, part = was[node.input[slot]], now[twins[node.output[0]].input[slot]]
-        if whole.shape == part.shape:
-            continue
-        cut += 1
-        axis = fan_axis(node, slot) % whole.ndim
-        kept = part_of(whole, part, node.output[0])[axis]
-        values = whole * kept.reshape([-1 if a == axis else 1 for a in range(whole.ndim)])
-        name = f"{node.output[0]}_zeroed"
-        result.graph.initializer.append(numpy_helper.from_array(values.astype(whole.dtype), name))
-        if result.ir_version < 4:
-            result.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, values.shape))
-        node.input[slot] = name
-    return result, cut
 
 
 def prune(model: Model, item: PruneFilters) -> tuple[Model, PrunePlan]:
@@ -104,10 +56,10 @@ def prune(model: Model, item: PruneFilters) -> tuple[Model, PrunePlan]:
 def check(source: Made, item: PruneFilters) -> int:
     original = Model.load(source.proto)
     pruned, plan = prune(original, item)
-    expected, cut = zeroed(source.proto, pruned.proto())
-    assert cut or not plan.cuts
+    expected, layers = zeroed(source.proto, pruned.proto())
+    assert layers or not plan.cuts
     assert_equal(expected, pruned, source.feed, source.recipe.dtype)
-    return cut
+    return len(layers)
 
 
 def check_recipe(recipe: Recipe, item: PruneFilters, *, exact_first: bool) -> int:
