@@ -107,7 +107,7 @@ class Builder:
         spread = (2 / (fan or max(1, int(np.prod(shape[1:]))))) ** 0.5
         return self.weight(mean + spread * self.random.standard_normal(shape), name)
 
-    def vector(self, size: int, name: str = "bias", low: float = -0.2, high: float = 0.2) -> str:
+    def vector(self, size: int, name: str = "bias", low: float = -0.1, high: float = 0.3) -> str:
         """Add a vector of random numbers between two bounds."""
         return self.weight(self.random.uniform(low, high, size), name)
 
@@ -305,13 +305,20 @@ class Builder:
 
     # ---- the end -----------------------------------------------------------------------------------------
 
-    def build(self, *outputs: str, weights_as_inputs: bool = False) -> onnx.ModelProto:
-        """Return the model, with the shapes of its outputs declared; before IR 4, weights were inputs as well."""
+    def build(self, *outputs: str, weights_as_inputs: bool = False, all_shapes: bool = False) -> onnx.ModelProto:
+        """Return the model, with the shapes of its outputs declared.
+
+        Args:
+            weights_as_inputs: as before IR 4.
+            all_shapes: declare inner tensors too, as torch's later exporter does.
+        """
         given = [self.input, *(tensor.name for tensor in self.weights if weights_as_inputs)]
         inputs, results = (
             [oh.make_value_info(name, self._types[name]) for name in names] for names in (given, outputs)
         )
-        graph = oh.make_graph(self.nodes, "main_graph", inputs, results, self.weights)
+        inner = [name for node in self.nodes for name in node.output if all_shapes and name in self._types]
+        infos = [oh.make_value_info(name, self._types[name]) for name in inner if name not in outputs]
+        graph = oh.make_graph(self.nodes, "main_graph", inputs, results, self.weights, value_info=infos)
         version = 3 if weights_as_inputs else oh.find_min_ir_version_for(self._imports)
         return oh.make_model(graph, opset_imports=self._imports, ir_version=version)
 

@@ -21,7 +21,7 @@ def group_norm() -> onnx.ModelProto:
     for width in (16, 24):
         y = norm(b.conv(b.relu(norm(b.conv(x, width))), width))
         x = b.relu(b.op("Add", y, x if b.width(x) == width else b.conv(x, width, 1)))
-    return b.build(b.classifier(x))
+    return b.build(b.classifier(x), all_shapes=True)
 
 
 def group_norm_reshaped() -> onnx.ModelProto:

@@ -18,7 +18,7 @@ LENGTH = 96
 
 
 def feed_of(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
-    """Return random inputs, normally distributed; two for an open batch."""
+    """Return random inputs: noise around a level for each first pair of axes, as images are; two for an open batch."""
     random = np.random.default_rng(seed)
     weights = {tensor.name for tensor in model.graph.initializer}
     feed = {}
@@ -27,7 +27,8 @@ def feed_of(model: onnx.ModelProto, seed: int = 0) -> dict[str, Array]:
             dims = value.type.tensor_type.shape.dim
             shape = [dim.dim_value or (LENGTH if axis else BATCH) for axis, dim in enumerate(dims)]
             kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            feed[value.name] = random.standard_normal(shape).astype(kind)
+            level = random.standard_normal([size if axis < 2 else 1 for axis, size in enumerate(shape)])
+            feed[value.name] = (level + random.standard_normal(shape)).astype(kind)
     return feed
 
 
