@@ -14,6 +14,7 @@ from pathlib import Path
 import exact
 import growth
 import peers
+import prunable
 import prune
 import refusals
 
@@ -42,7 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     four.add_argument("--without-peers", action="store_true", help="leave onnxsim out")
     four.add_argument("--options", default="", help="further options of prune-filters, e.g. ' multiple=4'")
     four.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
+    five = commands.add_parser("prunable", help="which share of the filters pruning can reach, and what keeps the rest")
+    five.add_argument("models", nargs="*", type=Path, help="ONNX files, or folders of them, besides the gallery")
+    five.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
     args = parser.parse_args(argv)
+    if args.command == "prunable":
+        return prunable.run(_files(args.models), args.only)
     if args.command == "prune":
         python = None if args.without_peers else peers.ensure(args.peers)
         return prune.run(args.folder, args.only, python, args.options, args.plot)
