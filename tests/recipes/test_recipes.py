@@ -9,11 +9,12 @@ import onnx
 import pytest
 
 from onnxslim.analysis import concrete_shapes, model_cost
+from onnxslim.errors import SpecError
 from onnxslim.ir import Model
 from onnxslim.runtime import Level, Session, SessionConfig
 from tools.recipes import networks, tables
 from tools.recipes.networks import Shortcut
-from tools.recipes.replay import Outcome, prune, replay, size_of
+from tools.recipes.replay import Outcome, prune, replay, replay_uniformly, size_of
 
 POINTS = 0.1
 RECIPES = {recipe.name: recipe for recipe in tables.LI2017}
@@ -67,6 +68,8 @@ def test_only_the_named_layers_of_resnet_56_b_are_narrower() -> None:
 
 def test_a_recipe_that_names_what_cannot_be_cut_is_an_error() -> None:
     with pytest.raises(ValueError, match="1 layers are named and 0 groups"):
+        prune(networks.resnet_cifar(20), ("fc1=0.5",))
+    with pytest.raises(SpecError, match="conv99"):
         prune(networks.resnet_cifar(20), ("conv99=0.5",))
 
 
@@ -80,6 +83,24 @@ def test_first_layers_leave_out_what_is_skipped_and_what_stays() -> None:
     assert tables.first_layers((2, 1, 2), (0.5, 0, 0.25), (4, 8)) == ("conv2=0.5", "conv10=0.25")
     with pytest.raises(ValueError, match=r"\[3, 12\] are not the first"):
         tables.first_layers((2, 1, 2), (0.5, 0, 0.25), (3, 12))
+
+
+# ---- the same ratio everywhere ---------------------------------------------------------------------------------------
+
+
+def test_uniform_pruning_of_googlenet_saves_what_it_can() -> None:
+    recipe = next(recipe for recipe in tables.UNIFORM if recipe.network.name == "GoogLeNet")
+    before, after = replay_uniformly(recipe)
+    assert recipe.agrees(before, after, POINTS)
+    assert not recipe.agrees(before, before, POINTS)
+    # Local response normalization keeps the filters of conv1 and conv3; of all others about half the work goes.
+    assert after.macs / before.macs == pytest.approx(0.573, abs=0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", tables.UNIFORM, ids=lambda recipe: recipe.network.name)
+def test_uniform_pruning_saves_what_it_can(recipe: tables.Uniform) -> None:
+    assert recipe.agrees(*replay_uniformly(recipe), POINTS)
 
 
 # ---- the networks ----------------------------------------------------------------------------------------------------

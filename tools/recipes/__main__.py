@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.recipes.replay import Outcome, replay, size_of
-from tools.recipes.tables import LI2017, NETWORKS, Network, Size
+from tools.recipes.replay import Outcome, replay, replay_uniformly, size_of
+from tools.recipes.tables import LI2017, NETWORKS, UNIFORM, Network, Size, Uniform
 
 POINTS = 0.1
 """By how many points a reduction may differ: the papers' last digit."""
@@ -22,6 +22,7 @@ SHARE = 0.015
 """By how much a network's size may differ, relative to the published one, which has two to four digits."""
 
 _RECIPE = "{:<14}{:>9}{:>9}{:>8}{:>8}{:>11}{:>9}{:>8}{:>8}"
+_UNIFORM = "{:<16}{:>9}{:>11}{:>12}{:>8}"
 _NETWORK = "{:<16}{:>9}{:>11}{:>9}{:>11}  {}"
 
 
@@ -40,7 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\nNetworks as they are")
     print(_NETWORK.format("network", "MACs", "published", "params", "published", "by"))
     fine += [_print_network(network, size_of(network.build())) for network in networks]
+    print("\nThe same ratio for every layer; reductions in percent, of which no layer's can exceed `most`")
+    print(_UNIFORM.format("network", "ratio", "MACs", "parameters", "most"))
+    fine += [_print_uniform(recipe) for recipe in UNIFORM if only in recipe.network.name]
     return int(not all(fine))
+
+
+def _print_uniform(recipe: Uniform) -> bool:
+    before, after = replay_uniformly(recipe)
+    saved = [f"{100 * (1 - now / was):.2f}" for now, was in ((after.macs, before.macs), (after.params, before.params))]
+    most = f"{100 * (1 - (1 - recipe.ratio) ** 2):.1f}"
+    line = _UNIFORM.format(recipe.network.name, f"{recipe.ratio:g}", *saved, most)
+    return _print_line(line, recipe.agrees(before, after, POINTS))
 
 
 def _print_outcome(outcome: Outcome) -> bool:

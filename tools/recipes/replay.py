@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from onnxslim.analysis import concrete_shapes, model_cost
 from onnxslim.ir import Model, Rewriter
 from onnxslim.passes import PruneFilters
+from onnxslim.passes.prune_filters import PrunePlan
 from onnxslim.pipeline import Costs, PassContext
 from tools.recipes.networks import FREE
-from tools.recipes.tables import Recipe, Size
+from tools.recipes.tables import Recipe, Size, Uniform
 
 _COUNTED = ("Conv", "Gemm")
 
@@ -46,21 +47,33 @@ def replay(recipe: Recipe) -> Outcome:
     return Outcome(recipe, before, size_of(model))
 
 
+def replay_uniformly(recipe: Uniform) -> tuple[Size, Size]:
+    """Build the recipe's network and prune the same share of every layer; return its size before and after."""
+    model = recipe.network.build()
+    before = size_of(model)
+    _apply(model, PruneFilters(ratio=recipe.ratio))
+    return before, size_of(model)
+
+
 def prune(model: Model, layers: tuple[str, ...]) -> None:
     """Remove the filters with the smallest L1 norm from ``layers``, PATTERN=RATIO each, in place.
 
     Raises:
         ValueError: a layer was left alone.
     """
-    cost = model_cost(model, concrete_shapes(model))
-    context = PassContext(baseline=Costs(cost.bytes, cost.params, cost.macs))
-    options = PruneFilters(layers=layers)
-    rewriter = Rewriter(model)
-    plan = options.plan(model, context)
+    plan = _apply(model, PruneFilters(layers=layers))
     if len(plan.cuts) != len(layers):
         raise ValueError(f"{len(layers)} layers are named and {len(plan.cuts)} groups would be cut: see {plan.refused}")
+
+
+def _apply(model: Model, options: PruneFilters) -> PrunePlan:
+    cost = model_cost(model, concrete_shapes(model))
+    context = PassContext(baseline=Costs(cost.bytes, cost.params, cost.macs))
+    rewriter = Rewriter(model)
+    plan = options.plan(model, context)
     options.apply(rewriter, plan, context)
     rewriter.finish()
+    return plan
 
 
 def size_of(model: Model) -> Size:

@@ -51,6 +51,24 @@ class Recipe:
     params: float
 
 
+@dataclass(frozen=True)
+class Uniform:
+    """The same ratio for every layer: no paper's row, but what each layer must then save is known.
+
+    A layer whose inputs and filters both lose ``ratio`` costs (1 - ratio)² of what it did; the first and the last lose
+    one of the two, and what stays beside a layer that mixes channels loses less.
+    """
+
+    network: Network
+    ratio: float
+
+    def agrees(self, before: Size, after: Size, tolerance: float) -> bool:
+        """Whether the savings, in percent, lie between the ratio and what no layer can exceed."""
+        saved = [100 * (1 - now / was) for now, was in ((after.macs, before.macs), (after.params, before.params))]
+        most = 100 * (1 - (1 - self.ratio) ** 2)
+        return all(100 * self.ratio <= value <= most + tolerance for value in saved)
+
+
 def first_layers(blocks: Sequence[int], ratios: Sequence[float], skip: Collection[int]) -> tuple[str, ...]:
     """Return PATTERN=RATIO for the first convolution of every block but those that are skipped.
 
@@ -100,3 +118,5 @@ NETWORKS = (
     Network("ResNet-152", networks.resnet152, 1.13e10, 6.0e7, "He et al. 2016"),
     Network("GoogLeNet", networks.googlenet, 1.566e9, 6.9e6, "Kim et al. 2016"),
 )
+
+UNIFORM = tuple(Uniform(network, 0.3) for network in NETWORKS if network.name in ("ResNet-152", "GoogLeNet"))
