@@ -13,6 +13,8 @@ from tools.gallery import ARCHITECTURES, Builder
 from tools.gallery.running import apart, feed_of, run
 
 TOLERANCE = 1e-5
+FIXED = {"yolo"}
+"""Exported for one sample."""
 LISTENS = 0.005
 """By how much of its range an output must move with the input."""
 
@@ -50,8 +52,11 @@ def test_an_architecture_is_the_same_every_time(name: str) -> None:
 def test_a_batch_that_is_left_open_may_be_any() -> None:
     for name, build in ARCHITECTURES.items():
         proto = build()
-        feed = feed_of(proto)
-        key = proto.graph.input[0].name
+        feed, given = feed_of(proto), proto.graph.input[0]
+        key = given.name
+        if not given.type.tensor_type.shape.dim[0].dim_param:
+            assert name in FIXED
+            continue
         both, first = run(proto, feed), run(proto, {key: feed[key][:1]})
         for output, value in first.items():
             assert value.shape != both[output].shape or value.ndim == 0, f"{name}: {output} has a batch of its own"

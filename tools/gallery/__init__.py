@@ -51,6 +51,7 @@ ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
     "unet": dense.unet,
     "fpn": dense.fpn,
     "yolo": dense.yolo,
+    "centernet": dense.centernet,
     "segmentation": dense.segmentation,
     "old-detector": dense.old_detector,
     "super-resolution": dense.super_resolution,

@@ -48,8 +48,8 @@ def fpn() -> onnx.ModelProto:
 
 
 def yolo() -> onnx.ModelProto:
-    """A YOLOv8-like detector: C2f blocks, pyramid pooling, two levels, boxes as distributions over distances."""
-    b = Builder(3, 64, 64)
+    """YOLOv8-like: C2f blocks, pyramid pooling, two levels, boxes as distributions over distances; batch 1."""
+    b = Builder(3, 64, 64, batch=1)
 
     def unit(x: str, out: int, kernel: int = 3, stride: int = 1) -> str:
         return b.swish(b.norm(b.conv(x, out, kernel, stride)))
@@ -72,13 +72,13 @@ def yolo() -> onnx.ModelProto:
         for level in (near, far):
             boxes = b.conv(unit(unit(level, 16), 16), 4 * 8, 1, bias=True)
             classes = b.conv(unit(unit(level, 12), 12), 3, 1, bias=True)
-            flat.append(b.reshape(b.concat(boxes, classes), 0, 4 * 8 + 3, -1))
+            flat.append(b.reshape(b.concat(boxes, classes), 1, 4 * 8 + 3, -1))
         boxes, classes = b.split(b.concat(*flat, axis=2), 4 * 8, 3)
         cells = 64 + 16
-        bins = b.op("Softmax", b.transpose(b.reshape(boxes, 0, 4, 8, cells), 0, 2, 1, 3), axis=1)
+        bins = b.op("Softmax", b.transpose(b.reshape(boxes, 1, 4, 8, cells), 0, 2, 1, 3), axis=1)
         with b.module("dfl"):
             distances = b.op("Conv", bins, b.weight(np.arange(8).reshape(1, 8, 1, 1)), kernel_shape=[1, 1])
-        low, high = b.split(b.reshape(distances, 0, 4, cells), 2, 2)
+        low, high = b.split(b.reshape(distances, 1, 4, cells), 2, 2)
         anchors = b.weight(np.arange(2 * cells).reshape(1, 2, cells) % 8 + 0.5, "anchors")
         low, high = b.op("Sub", anchors, low), b.op("Add", anchors, high)
         centre = b.op("Div", b.op("Add", low, high), b.literal(2, np.float32))
@@ -98,6 +98,19 @@ def super_resolution() -> onnx.ModelProto:
     x = b.op("DepthToSpace", b.conv(x, 48, bias=True), blocksize=2, mode="CRD")
     x = b.op("DepthToSpace", b.conv_relu(x, 32), blocksize=2, mode="DCR")
     return b.build(b.conv(x, 3, bias=True))
+
+
+def centernet() -> onnx.ModelProto:
+    """CenterNet (Zhou et al. 2019): upsampling by transposed convolutions, whole, in groups and of single channels."""
+    b = Builder(3, 32, 32)
+    near = b.conv_norm_relu(b.conv_norm_relu(b.input, 8, 3, 2), 12, 3, 2)
+    x = b.relu(b.op("Add", b.norm(b.conv(b.conv_norm_relu(near, 12), 12)), near))
+    far = b.conv_norm_relu(b.conv_norm_relu(x, 16, 3, 2), 12, 1)
+    x = b.op("Add", b.conv_transpose(far, 12, 4, group=12), b.conv_norm_relu(x, 12, 1))
+    x = b.relu(b.norm(b.conv_transpose(b.conv_norm_relu(x, 12), 16, 4, group=2)))
+    x = b.relu(b.norm(b.conv_transpose(x, 10, 4)))
+    heads = [b.conv(b.conv_relu(x, 8), width, 1, bias=True) for width in (3, 2, 2)]
+    return b.build(b.op("Sigmoid", heads[0]), *heads[1:])
 
 
 def segmentation() -> onnx.ModelProto:
