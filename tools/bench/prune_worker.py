@@ -1,7 +1,7 @@
 """One row of the pruning bench in a process of its own: prune (or take) a model, judge it, print JSON.
 
 Reads a JSON object from standard input: model, kind (cifar10 or imagenet), zoo, calibrate (samples), spec (a pipeline,
-or null to judge ``candidate`` as it is), candidate, out.
+or null to judge ``candidate`` as it is), candidate, out, judge (images to judge by; all unless given).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> int:
         for model in map(Model.load, (row["model"], candidate))
     ]
     found["macs"] = macs[1] / macs[0]
-    found["accuracy"] = accuracy(Path(candidate), evaluation)
+    found["accuracy"] = accuracy(Path(candidate), evaluation.shuffled(0).take(row.get("judge", len(evaluation))))
     if row.get("time"):
         pair = [Path(path).read_bytes() for path in (row["exact"], candidate)]
         latency = compare_latency(pair, feed, RaceSettings(layers=False))[0]
