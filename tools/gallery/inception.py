@@ -10,7 +10,7 @@ from tools.gallery.builder import Builder
 def googlenet() -> onnx.ModelProto:
     """GoogLeNet (Szegedy et al. 2015): local response normalization, then nine inception modules."""
     b = Builder(3, 64, 64)
-    x = b.op("LRN", b.pool(b.conv_relu(b.input, 8, 7, 2), "MaxPool", 3, 2), size=5)
+    x = b.op("LRN", b.pool(b.conv_relu(b.input, 8, 7, 2), "MaxPool", 3, 2), size=5, alpha=0.1)  # signals are small
     x = b.pool(b.conv_relu(b.conv_relu(x, 8, 1), 12, 3), "MaxPool", 3, 2)
     for name in ("3a", "3b", "pool", "4a", "4b", "4c", "4d", "4e", "pool", "5a", "5b"):
         if name == "pool":

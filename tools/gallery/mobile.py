@@ -68,23 +68,24 @@ def efficientnet() -> onnx.ModelProto:
 
 
 def ghostnet() -> onnx.ModelProto:
-    """GhostNet (Han et al. 2020): half of the channels are cheap depthwise images of the others."""
+    """GhostNet (Han et al. 2020): most channels are cheap depthwise images of the others; too many are sliced off."""
     b = Builder(3, 32, 32)
 
-    def ghost(x: str, out: int, activate: bool) -> str:
+    def ghost(x: str, out: int, ratio: int, activate: bool) -> str:
         with b.module("ghost"):
-            first = b.norm(b.conv(x, out // 2, 1))
+            own = -(-out // ratio)
+            first = b.norm(b.conv(x, own, 1))
             first = b.relu(first) if activate else first
-            cheap = b.norm(b.conv(first, out // 2, 3, group=out // 2))
+            cheap = b.norm(b.conv(first, own * (ratio - 1), 3, group=own))
             whole = b.concat(first, b.relu(cheap) if activate else cheap)
             return b.take(whole, 1, 0, out)
 
     x = b.conv_norm_relu(b.input, 8, 3, 2)
     for wide, width, stride in ((16, 8, 1), (24, 12, 2), (32, 12, 1), (36, 16, 2)):
-        y = ghost(x, wide, activate=True)
+        y = ghost(x, wide, 3, activate=True)
         if stride > 1:
             y = b.norm(b.conv(y, wide, 3, stride, group=wide))
-        y = ghost(b.excite(y, wide // 4, gate="HardSigmoid"), width, activate=False)
+        y = ghost(b.excite(y, wide // 4, gate="HardSigmoid"), width, 2, activate=False)
         if stride > 1 or b.width(x) != width:
             x = b.norm(b.conv(b.norm(b.conv(x, b.width(x), 3, stride, group=b.width(x))), width, 1))
         x = b.op("Add", y, x)
