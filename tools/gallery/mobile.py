@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 
 from tools.gallery.builder import Builder
@@ -93,12 +94,14 @@ def ghostnet() -> onnx.ModelProto:
 
 
 def split_before_depthwise() -> onnx.ModelProto:
-    """Mixed kernels (Tan & Le 2019, MixNet): a Split, a depthwise convolution of its own size each, a Concat."""
+    """Mixed kernels (Tan & Le 2019, MixNet): a Split, depthwise convolutions, Concat, a Gather that mixes."""
     b = Builder(3, 24, 24, opset=13)
     x = b.conv_norm_relu(b.input, 12, 3, 2)
     for sizes in ((4, 4, 4), (8, 4)):
         wide = b.conv_norm_relu(x, 12, 1)
         pieces = b.split(wide, *sizes)
-        mixed = [b.conv(piece, b.width(piece), 3 + 2 * i, group=b.width(piece)) for i, piece in enumerate(pieces)]
-        x = b.op("Add", x, b.norm(b.conv(b.relu(b.norm(b.concat(*mixed))), 12, 1)))
+        pieces = [b.conv(piece, b.width(piece), 3 + 2 * i, group=b.width(piece)) for i, piece in enumerate(pieces)]
+        order = b.literal(np.arange(12).reshape(3, 4).T.reshape(-1))
+        mixed = b.op("Gather", b.concat(*pieces), order, axis=1)
+        x = b.op("Add", x, b.norm(b.conv(b.relu(b.norm(b.conv(mixed, 12, 3, group=12))), 12, 1)))
     return b.build(b.classifier(x))
