@@ -22,7 +22,8 @@ from tools.gallery import (
     resnet,
     shuffle,
 )
-from tools.gallery.builder import Builder, Literals
+from tools.gallery.builder import Builder
+from tools.gallery.graph_builder import Literals
 
 ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
     "vgg": plain.vgg,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from tools.gallery.builder import Builder, Literals
+from tools.gallery.builder import Builder
+from tools.gallery.graph_builder import Literals
 
 
 def _conv(b: Builder, x: str, out: int, kernel: int, stride: int = 1, group: int = 1) -> str:
