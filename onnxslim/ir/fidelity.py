@@ -155,7 +155,7 @@ def _restore_inputs(graph: onnx.GraphProto, notes: Notes) -> None:
     declared = {value.name: value for value in graph.input}
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     names = [name for name in notes.input_order if name in declared or name in initializers]
-    names += [name for name in initializers if name not in names]  # IR version 3: every initializer is an input
+    names += [name for name in (*declared, *initializers) if name not in names]  # every initializer is an input there
     values = [declared.get(name) or _declare(initializers[name]) for name in names]
     del graph.input[:]
     graph.input.extend(values)

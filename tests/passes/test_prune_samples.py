@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx.helper as oh
 import pytest
 from gallery import GALLERY, Builder
 
@@ -266,3 +267,18 @@ def test_a_layer_too_large_for_one_matrix_is_refitted_in_blocks(monkeypatch: pyt
         return float(np.mean([((a - b) ** 2).sum() for a, b in zip(*runs, strict=True)]))
 
     assert error(parts) < 0.5 * error(bare)
+
+
+def test_a_file_whose_weights_are_inputs_too_is_repaired() -> None:
+    """IR version 3: parts of the model, which begin at inner tensors, keep those as inputs."""
+    b = Builder(channels=3)
+    proto = b.build(b.conv(b.relu(b.conv(b.relu(b.conv("x", 8)), 8)), 4)).proto()
+    proto.ir_version = 3
+    proto.opset_import[0].version = 8
+    proto.graph.input.extend(oh.make_tensor_value_info(w.name, 1, list(w.dims)) for w in proto.graph.initializer)
+    model = Model.load(proto)
+    infer_shapes(model)
+    data = Samples.from_arrays({"x": np.random.default_rng(0).random((32, 3, 16, 16)).astype(np.float32)})
+    result, plan, _ = pruned(model, PruneFilters(ratio=0.3), context(model, data=data.for_inputs(model.inputs)))
+    assert plan.repair is not None
+    assert Session(result.to_bytes()).run({"x": np.zeros((1, 3, 16, 16), np.float32)})
