@@ -96,9 +96,21 @@ def test_all_three_lossy_passes_together(run: Run, tmp_path: Path, name: str) ->
 def test_a_plan_replays_without_samples_to_the_same_bytes(run: Run, tmp_path: Path) -> None:
     plan, first, second = tmp_path / "plan.json", tmp_path / "a.onnx", tmp_path / "b.onnx"
     common = ("optimize", MODELS / "mobilenet.onnx", "--no-bench", "-q", "-o")
-    spec = ("--passes", "prune-filters{ratio=0.2},insert-qdq")
+    spec = ("--passes", "prune-filters{ratio=0.2 repair=off},insert-qdq")
     assert run(*common, first, *spec, "--data", CALIB, "--eval-samples", 20, "--plan-out", plan)[0] == 0
     assert run(*common, second, "--plan", plan)[0] == 0
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_plan_that_repairs_asks_for_its_samples(run: Run, tmp_path: Path) -> None:
+    plan, first, second = tmp_path / "plan.json", tmp_path / "a.onnx", tmp_path / "b.onnx"
+    common = ("optimize", MODELS / "vgg.onnx", "--no-bench", "-q", "-o")
+    data = ("--data", CALIB, "--eval-samples", 20)
+    assert run(*common, first, "--passes", "prune-filters{ratio=0.2 samples=32}", *data, "--plan-out", plan)[0] == 0
+    code, _, stderr = run(*common, second, "--plan", plan)
+    assert code == 2
+    assert "--data" in stderr
+    assert run(*common, second, "--plan", plan, *data)[0] == 0
     assert first.read_bytes() == second.read_bytes()
 
 

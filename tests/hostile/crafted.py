@@ -128,10 +128,10 @@ def sparse(dims: list[int]) -> Build:
     return bytes_of(model(add))
 
 
-def sparse_initializer() -> Build:
+def sparse_initializer(dims: list[int]) -> Build:
     made = model([helper.make_node("Add", ["x", "w"], ["y"])])
     values = numpy_helper.from_array(np.ones(1, np.float32), "w")
-    made.graph.sparse_initializer.add(values=values, indices=ints("i", [2]), dims=[4])
+    made.graph.sparse_initializer.add(values=values, indices=ints("i", [2]), dims=dims)
     return bytes_of(made)
 
 
@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "raw strings": (weight(data_type=8, dims=[1], raw_data=bytes(4)), "strings as raw bytes"),
     "short constant": (constant(TensorProto(data_type=1, dims=[4], raw_data=bytes(4))), "Constant 'w'"),
     "sparse terabytes": (sparse([2**20, 2**20]), "unpacks to"),
-    "sparse initializer": (sparse_initializer(), "is sparse"),
+    "sparse initializer of terabytes": (sparse_initializer([2**20, 2**20]), "unpacks to"),
     # data in other files
     "absolute": (external(location="/etc/passwd"), "outside the model's folder"),
     "parent": (external(location="../w.bin"), "outside the model's folder"),
@@ -249,6 +249,7 @@ ACCEPTED: dict[str, Build] = {
     "a loop": counted("3"),
     "a loop that stops itself": counted(str(2**62), "two = Constant <value = int64 {2}> ()  d = Less(i, two)"),
     "a Range": ranged("9"),
+    "a sparse initializer": sparse_initializer([4]),
     "doubled four times": doubled(4),
     "a function": local(f"{{ y = l.f(x) }} {BODY} f (a) => (b) {{ b = Relu(a) }}"),
     "names of all kinds": renamed(b"qqqq", b"[/b]", RELU),
