@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +187,8 @@ def _walk(
     reference: ModelData, candidate: ModelData, samples: Samples, readings: Sequence[Reading], threads: int
 ) -> Iterator[_Step]:
     """Run both side by side, several samples at once."""
-    config = SessionConfig(1, patience=samples.patience)
-    ours = Session(reference, replace(config, reading=Reading.DEFINITION))
-    sessions = dict(_open_sessions(candidate, readings, config))
+    ours = Session(reference, SessionConfig(1, reading=Reading.DEFINITION))
+    sessions = dict(_open_sessions(candidate, readings))
 
     def evaluate(sample: Sample) -> list[_Step]:
         expected = ours.run(sample.feed)
@@ -199,12 +198,10 @@ def _walk(
         yield from steps
 
 
-def _open_sessions(
-    candidate: ModelData, readings: Sequence[Reading], config: SessionConfig
-) -> Iterator[tuple[Reading, Session]]:
+def _open_sessions(candidate: ModelData, readings: Sequence[Reading]) -> Iterator[tuple[Reading, Session]]:
     for reading in readings:
         try:
-            yield reading, Session(candidate, replace(config, reading=reading))
+            yield reading, Session(candidate, SessionConfig(1, reading=reading))
         except RuntimeRefusal:
             if reading is Reading.DEFINITION:
                 raise
@@ -225,15 +222,14 @@ def _walk_apart(
     reference: ModelData, candidate: ModelData, samples: Samples, readings: Sequence[Reading], threads: int
 ) -> Iterator[_Step]:
     """Run the reference on all samples, its outputs kept in a file, then the candidate, once for each reading."""
-    plain = SessionConfig(threads, Level.NONE, Reading.DEFINITION, mapped=True, patience=samples.patience)
+    plain = SessionConfig(threads, Level.NONE, Reading.DEFINITION, mapped=True)
     with tempfile.TemporaryFile() as kept:
         with SessionApart(reference, plain) as session:
             for sample in samples:
                 write_frame(kept, session.run(sample.feed))
         for reading in readings:
             kept.seek(0)
-            kernels = replace(plain, level=Level.ALL, reading=reading, mapped=False)
-            config = plain if reading is Reading.DEFINITION else kernels
+            config = plain if reading is Reading.DEFINITION else SessionConfig(threads, reading=reading)
             try:
                 with SessionApart(candidate, config) as session:
                     for sample in samples:
@@ -253,12 +249,12 @@ def layer_sqnr(
     """
     protos = [load_proto(data) for data in (reference, candidate)]
     names = _common_tensors(*protos)
-    config = SessionConfig(threads, Level.BASIC, patience=samples.patience)
-    groups = _groups(protos[0], names, next(iter(samples)).feed, config)
+    groups = _groups(protos[0], names, next(iter(samples)).feed, threads)
     layers: list[LayerSqnr] = []
     for index, group in enumerate(groups):
         sessions = [
-            Session(with_outputs(proto, group), replace(config, reading=Reading.DEFINITION)) for proto in protos
+            Session(with_outputs(proto, group), SessionConfig(threads, Level.BASIC, Reading.DEFINITION))
+            for proto in protos
         ]
         collected: dict[str, list[tuple[float, float]]] = {name: [] for name in group}
         for sample in samples:
@@ -276,14 +272,14 @@ def _common_tensors(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> l
     return [name for node in reference.graph.node for name in node.output if name in computed]
 
 
-def _groups(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, config: SessionConfig) -> list[list[str]]:
+def _groups(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, threads: int) -> list[list[str]]:
     """Split floating-point tensors into groups of bounded size, measured on one sample, one chunk at a time."""
     groups: list[list[str]] = [[]]
     held = 0
     for start in range(0, len(names), 32):
         chunk = list(names[start : start + 32])
         with contextlib.suppress(RuntimeRefusal):
-            values = Session(with_outputs(proto, chunk), config).run(feed, chunk)
+            values = Session(with_outputs(proto, chunk), SessionConfig(threads, Level.BASIC)).run(feed, chunk)
             for name, value in values.items():
                 if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
                     continue
