@@ -14,7 +14,7 @@ import onnx
 
 from onnxslim.errors import ModelError
 from onnxslim.ir import Graph, Model, Tensor, Variable, is_standard
-from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig
+from onnxslim.runtime import IMPATIENT, Level, RuntimeRefusal, Session, SessionConfig
 
 Shape = tuple[int, ...]
 Dims = tuple[int | str | None, ...]
@@ -203,7 +203,7 @@ def _observe(model: Model, feed: Mapping[str, npt.NDArray[Any]], names: list[str
     """Run the model once and look at the tensors that inference could not tell."""
     try:
         placed = model.placed(names)
-        session = Session(placed.data, SessionConfig(level=Level.NONE, mapped=model.is_large))
+        session = Session(placed.data, SessionConfig(level=Level.NONE, mapped=model.is_large, patience=IMPATIENT))
         values = session.run(dict(feed), names)
     except RuntimeRefusal:
         return {}

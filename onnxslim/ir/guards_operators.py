@@ -166,18 +166,29 @@ def loop_trips(node: onnx.NodeProto, growth: Growth) -> int:
     """Return how often the bodies of ``node`` run at least, where constants alone say so; otherwise 1.
 
     Raises:
-        Fault: a Loop that only counts, and counts to more than :data:`MOST_TRIPS`.
+        Fault: a Loop that only counts, and counts to more than :data:`MOST_TRIPS`; or that computes nothing, and how
+            often is not known: onnxruntime, which looks between nodes, could not be told to end it.
     """
     if node.op_type != "Loop" or node.domain not in ("", "ai.onnx") or not node.input:
         return 1
     trips = growth.scalar(node.input[0]) if node.input[0] else math.inf
     body = next((a.g for a in node.attribute if a.name == "body"), None)
     starts = len(node.input) < 2 or not node.input[1] or bool(growth.scalar(node.input[1]))
+    unbounded = (trips is None or trips > MOST_TRIPS) and (starts or growth.scalar(node.input[1]) is None)
+    if body is not None and unbounded and _only_repeats(body):
+        raise Fault("its body computes nothing, and how often it runs is not known")
     if trips is None or body is None or not starts or not _goes_on(body):
         return 1
     if trips > MOST_TRIPS:
         raise Fault(f"it runs its body {trips:.0f} times, more than {MOST_TRIPS}")
     return max(1, int(trips))
+
+
+def _only_repeats(body: onnx.GraphProto) -> bool:
+    """Whether a body has no nodes but constants, and its condition is none that ends the Loop after one trip."""
+    given = {value.name for value in body.input}
+    repeats = bool(body.output) and body.output[0].name in given
+    return (repeats or _goes_on(body)) and all(node.op_type == "Constant" for node in body.node)
 
 
 def _goes_on(body: onnx.GraphProto) -> bool:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from onnxslim.errors import ModelError
 from onnxslim.ir.loading import total_bytes
 from onnxslim.measure.race import WARMUP
-from onnxslim.runtime import Feed, ModelData
+from onnxslim.runtime import PATIENT, Feed, ModelData
 from onnxslim.runtime.profile import NodeTime, profile
 
 Progress = Callable[[str, int, int], None]
@@ -90,6 +90,8 @@ class RaceSettings:
     threads: int = 1
     seed: int = 0
     layers: bool = True
+    patience: float = PATIENT
+    """Seconds that the first run of a model with loops may take."""
 
 
 def compare_latency(
@@ -112,6 +114,7 @@ def compare_latency(
         arrays: dict[str, Any] = {f"a{index}": value for index, value in enumerate(feed.values())}
         np.savez(folder / "feed.npz", **arrays)
         job = {"inputs": list(feed), "feed": str(folder / "feed.npz"), "threads": settings.threads}
+        job["patience"] = settings.patience
         alone = []
         for index, path in enumerate(paths):
             alone.append(_child(folder, {**job, "mode": "alone", "models": [str(path)]}))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.runtime import Feed, Session, SessionConfig
+from onnxslim.runtime import Feed, RuntimeRefusal, Session, SessionConfig
 
 WARMUP = 3
 
@@ -27,18 +27,21 @@ Job = dict[str, Any]
 
 
 def main(job_file: str) -> None:
-    """Run the job and print its result."""
+    """Run the job and print its result, or say on stderr why onnxruntime does not."""
     job = json.loads(Path(job_file).read_text())
     with np.load(job["feed"], allow_pickle=False) as archive:
         feed = {name: archive[f"a{index}"] for index, name in enumerate(job["inputs"])}
-    result = _alone(job, feed) if job["mode"] == "alone" else _race(job, feed)
+    try:
+        result = _alone(job, feed) if job["mode"] == "alone" else _race(job, feed)
+    except RuntimeRefusal as error:
+        sys.exit(str(error))
     sys.stdout.write(json.dumps(result) + "\n")
 
 
 def _alone(job: Job, feed: Feed) -> dict[str, float]:
     """Load one model, run it, and tell load time and peak memory of this process."""
     started = time.perf_counter()
-    session = Session(Path(job["models"][0]), SessionConfig(job["threads"]))
+    session = Session(Path(job["models"][0]), SessionConfig(job["threads"], patience=job["patience"]))
     loaded = time.perf_counter()
     for _ in range(2):
         session.run(feed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +187,9 @@ def _walk(
     reference: ModelData, candidate: ModelData, samples: Samples, readings: Sequence[Reading], threads: int
 ) -> Iterator[_Step]:
     """Run both side by side, several samples at once."""
-    ours = Session(reference, SessionConfig(1, reading=Reading.DEFINITION))
-    sessions = dict(_open_sessions(candidate, readings))
+    config = SessionConfig(1, patience=samples.patience)
+    ours = Session(reference, replace(config, reading=Reading.DEFINITION))
+    sessions = dict(_open_sessions(candidate, readings, config))
 
     def evaluate(sample: Sample) -> list[_Step]:
         expected = ours.run(sample.feed)
@@ -198,10 +199,12 @@ def _walk(
         yield from steps
 
 
-def _open_sessions(candidate: ModelData, readings: Sequence[Reading]) -> Iterator[tuple[Reading, Session]]:
+def _open_sessions(
+    candidate: ModelData, readings: Sequence[Reading], config: SessionConfig
+) -> Iterator[tuple[Reading, Session]]:
     for reading in readings:
         try:
-            yield reading, Session(candidate, SessionConfig(1, reading=reading))
+            yield reading, Session(candidate, replace(config, reading=reading))
         except RuntimeRefusal:
             if reading is Reading.DEFINITION:
                 raise
@@ -222,14 +225,15 @@ def _walk_apart(
     reference: ModelData, candidate: ModelData, samples: Samples, readings: Sequence[Reading], threads: int
 ) -> Iterator[_Step]:
     """Run the reference on all samples, its outputs kept in a file, then the candidate, once for each reading."""
-    plain = SessionConfig(threads, Level.NONE, Reading.DEFINITION, mapped=True)
+    plain = SessionConfig(threads, Level.NONE, Reading.DEFINITION, mapped=True, patience=samples.patience)
     with tempfile.TemporaryFile() as kept:
         with SessionApart(reference, plain) as session:
             for sample in samples:
                 write_frame(kept, session.run(sample.feed))
         for reading in readings:
             kept.seek(0)
-            config = plain if reading is Reading.DEFINITION else SessionConfig(threads, reading=reading)
+            kernels = replace(plain, level=Level.ALL, reading=reading, mapped=False)
+            config = plain if reading is Reading.DEFINITION else kernels
             try:
                 with SessionApart(candidate, config) as session:
                     for sample in samples:
@@ -249,12 +253,12 @@ def layer_sqnr(
     """
     protos = [load_proto(data) for data in (reference, candidate)]
     names = _common_tensors(*protos)
-    groups = _groups(protos[0], names, next(iter(samples)).feed, threads)
+    config = SessionConfig(threads, Level.BASIC, patience=samples.patience)
+    groups = _groups(protos[0], names, next(iter(samples)).feed, config)
     layers: list[LayerSqnr] = []
     for index, group in enumerate(groups):
         sessions = [
-            Session(with_outputs(proto, group), SessionConfig(threads, Level.BASIC, Reading.DEFINITION))
-            for proto in protos
+            Session(with_outputs(proto, group), replace(config, reading=Reading.DEFINITION)) for proto in protos
         ]
         collected: dict[str, list[tuple[float, float]]] = {name: [] for name in group}
         for sample in samples:
@@ -272,14 +276,14 @@ def _common_tensors(reference: onnx.ModelProto, candidate: onnx.ModelProto) -> l
     return [name for node in reference.graph.node for name in node.output if name in computed]
 
 
-def _groups(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, threads: int) -> list[list[str]]:
+def _groups(proto: onnx.ModelProto, names: Sequence[str], feed: Feed, config: SessionConfig) -> list[list[str]]:
     """Split floating-point tensors into groups of bounded size, measured on one sample, one chunk at a time."""
     groups: list[list[str]] = [[]]
     held = 0
     for start in range(0, len(names), 32):
         chunk = list(names[start : start + 32])
         with contextlib.suppress(RuntimeRefusal):
-            values = Session(with_outputs(proto, chunk), SessionConfig(threads, Level.BASIC)).run(feed, chunk)
+            values = Session(with_outputs(proto, chunk), config).run(feed, chunk)
             for name, value in values.items():
                 if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
                     continue

@@ -10,6 +10,7 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from onnxslim.runtime.loops import IMPATIENT, PATIENT
 from onnxslim.runtime.sessions import (
     Feed,
     Level,
@@ -23,6 +24,8 @@ from onnxslim.runtime.sessions import (
 )
 
 __all__ = [
+    "IMPATIENT",
+    "PATIENT",
     "Feed",
     "Level",
     "ModelData",

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from onnxslim.runtime.loops import IMPATIENT
 from onnxslim.runtime.sessions import Level, Session, SessionConfig
 
 
@@ -17,5 +18,5 @@ def evaluate(proto: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
     Raises:
         RuntimeRefusal: onnxruntime does not load or run it.
     """
-    values = Session(proto, SessionConfig(level=Level.NONE)).run({})
+    values = Session(proto, SessionConfig(level=Level.NONE, patience=IMPATIENT)).run({})
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import mmap
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +13,13 @@ import onnx
 import onnxruntime as ort
 
 from onnxslim.errors import OnnxslimError, one_line
+from onnxslim.runtime.loops import PATIENT, loops_of, run_limited
 
 Feed = dict[str, npt.NDArray[Any]]
 """One inference's inputs by name."""
 
 ModelData = bytes | Path
 """A model as onnxruntime takes it: serialized, or the path of its file (always so above 2 GiB)."""
-
-LONGEST_LOOP = 4.0
-"""Seconds that one run of a model with a Loop may take: nothing else can make a run endless."""
 
 ort.set_default_logger_severity(4)  # fatal only: what matters comes back as an exception
 
@@ -69,6 +65,8 @@ class SessionConfig:
     """Leave external weights where they are, mapped, and do not copy them into kernels' own layouts: slow and small."""
     spins: bool = True
     """Threads wait busily for the next node: quickest run after run, but in the way of whatever computes in between."""
+    patience: float = PATIENT
+    """Seconds that a run may take where a Loop or Scan could go on for ever."""
     profile_prefix: str | None = None
     """Where onnxruntime writes its profile, without the time and ``.json`` that it appends."""
 
@@ -94,7 +92,9 @@ class Session:
             )
         except Exception as error:  # onnxruntime raises a family of types that share only this base
             raise RuntimeRefusal(one_line(error)) from error
-        self._may_not_end = _mentions_loop(source)
+        self._loops = loops_of(source)
+        self._patience = config.patience
+        self._ended: Feed | None = None
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
 
@@ -108,39 +108,23 @@ class Session:
         if not names:  # onnxruntime would take an empty list for all outputs
             return {}
         try:
-            values = self._run_limited(names, feed) if self._may_not_end else self._session.run(names, feed)
+            values = self._run(names, feed)
         except Exception as error:  # as above
             raise RuntimeRefusal(one_line(error)) from error
         return dict(zip(names, values, strict=True))
 
-    def _run_limited(self, names: list[str], feed: Feed) -> Sequence[Any]:
-        """Run, and end the run from another thread when it takes too long; onnxruntime looks between nodes."""
-        options = ort.RunOptions()
-        timer = threading.Timer(LONGEST_LOOP, setattr, (options, "terminate", True))
-        timer.daemon = True
-        timer.start()
-        try:
-            outputs: Sequence[Any] = self._session.run(names, feed, options)
-        except Exception as error:
-            if options.terminate:
-                raise RuntimeRefusal(
-                    f"its Loop does not end within {LONGEST_LOOP:g} seconds: give samples on which it does"
-                ) from error
-            raise
-        finally:
-            timer.cancel()
-        return outputs
+    def _run(self, names: list[str], feed: Feed) -> Sequence[Any]:
+        """Run, watched where a loop may not end; a feed on which it ended once is not watched again, to be timed."""
+        if not self._loops or feed is self._ended:
+            values: Sequence[Any] = self._session.run(names, feed)
+            return values
+        values = run_limited(self._session, names, feed, self._loops, self._patience)
+        self._ended = feed
+        return values
 
     def end_profiling(self) -> Path:
         """Stop profiling and return the profile's path."""
         return Path(self._session.end_profiling())
-
-
-def _mentions_loop(source: ModelData) -> bool:
-    if isinstance(source, bytes):
-        return b"Loop" in source
-    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(b"Loop") >= 0
 
 
 def _options(config: SessionConfig) -> ort.SessionOptions:

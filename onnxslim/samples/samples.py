@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from onnxslim.errors import SampleError
+from onnxslim.runtime import IMPATIENT, PATIENT
 from onnxslim.samples.arrays import FeedList, as_column
 from onnxslim.samples.binding import fitted, preprocessed
 from onnxslim.samples.generated import FeedFunction, FunctionBackend, Synthetic
@@ -129,6 +130,11 @@ class Samples:
     def source(self) -> Source:
         """Whether these are data or random."""
         return self._backend.source
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a run on one of these may take where a loop could go on for ever: random values may make it."""
+        return IMPATIENT if self.source is Source.SYNTHETIC else PATIENT
 
     def __repr__(self) -> str:
         return f"<Samples of {self._backend.name}>"

@@ -79,7 +79,8 @@ class Checker:
 
     def _outputs(self, placed: Placed, *, apart: bool) -> Iterator[dict[str, Any]]:
         """Run a model, literally as it is written, on the few samples."""
-        with open_session(placed.data, SessionConfig(self._judge.threads, Level.NONE), apart=apart) as session:
+        config = SessionConfig(self._judge.threads, Level.NONE, patience=self._few.patience)
+        with open_session(placed.data, config, apart=apart) as session:
             for sample in self._few:
                 yield session.run(sample.feed)
 

@@ -85,8 +85,9 @@ def run_bench(
     if not models:
         raise SampleError("nothing to measure: name at least one model")
     sources = [open_source(model, shapes, batch) for model in models]
-    feed = _first_feed(sources[0], data)
-    return compare_latency([source.placed.data for source in sources], feed, race, progress)
+    samples = gather(sources[0].model, data).evaluation
+    race = replace(race, patience=samples.patience)
+    return compare_latency([source.placed.data for source in sources], next(iter(samples)).feed, race, progress)
 
 
 def _first_feed(source: Source, data: DataSettings) -> Feed:

@@ -13,11 +13,9 @@ import pytest
 from hostile import crafted
 from onnx import numpy_helper
 
-import onnxslim
 from onnxslim.cli.main import main
 from onnxslim.errors import ModelError
 from onnxslim.ir.guards import check_structure
-from onnxslim.runtime import RuntimeRefusal, Session, sessions
 
 
 def optimize(source: Path) -> list[str]:
@@ -107,21 +105,3 @@ def test_loops_within_loops_multiply() -> None:
     body.node.append(onnx.helper.make_node("Loop", ["n", "go", "s"], ["unused"], body=inner))
     with pytest.raises(ModelError, match="4000000 times"):
         check_structure(made, "model")
-
-
-ENDLESS = """<ir_version: 8, opset_import: ["" : 17]> g (float[3] x) => (float[3] y) {
-    z = Sub(x, x)  a = ReduceSum<keepdims=0>(z)  h = Constant<value = float {1.0}>()  c = Less(a, h)
-    y = Loop(, c, x) <body = b (int64 i, bool ci, float[3] v) => (bool co, float[3] w)
-        { co = Identity(ci)  w = Relu(v) }> }"""
-
-
-def test_a_loop_that_values_make_endless_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "LONGEST_LOOP", 0.2)
-    made = onnx.parser.parse_model(ENDLESS)
-    path = tmp_path / "model.onnx"
-    onnx.save(made, path)
-    for source in (made, path):
-        with pytest.raises(RuntimeRefusal, match="Loop does not end within"):
-            Session(source).run({"x": np.ones(3, np.float32)})
-    with pytest.raises(ModelError, match="Loop does not end within"):
-        onnxslim.optimize(path)
