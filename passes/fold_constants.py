@@ -92,6 +92,8 @@ class FoldConstants(Pass):
 
 def _fold_constant_node(node: Node, rewriter: Rewriter) -> None:
     value = _constant_value(node)
+    if "sparse_value" in node.attrs:
+        rewriter.refuse("fold-constants", node.outputs[0].name, "its value is sparse and stays so")
     if value is not None and rewriter.fold(node.outputs[0], value):
         rewriter.remove(node)
 

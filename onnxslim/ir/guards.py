@@ -122,7 +122,7 @@ class _Scope:
             elif kind == _A.TENSOR:
                 check_tensor(attribute.t)
             elif kind == _A.SPARSE_TENSOR:
-                check_sparse(attribute.sparse_tensor)
+                self.growth.unpack(check_sparse(attribute.sparse_tensor))
             else:
                 self._check_lists(attribute, node)
 
@@ -130,7 +130,7 @@ class _Scope:
         for tensor in attribute.tensors:
             check_tensor(tensor)
         for sparse in attribute.sparse_tensors:
-            check_sparse(sparse)
+            self.growth.unpack(check_sparse(sparse))
         for graph in attribute.graphs:
             _check_graph(graph, (), f"in {attribute.name}, whose graphs see nothing outside: ", self.depth + 1)
 
@@ -201,7 +201,7 @@ def _check_stored(graph: onnx.GraphProto, place: str, growth: Growth) -> set[str
     for sparse in graph.sparse_initializer:
         name = sparse.values.name
         try:
-            check_sparse(sparse)
+            growth.unpack(check_sparse(sparse))
         except Fault as fault:
             raise Fault(f"{place}sparse initializer {name!r}: {fault}") from None
         if not name or name in stored or name in inputs:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnxslim.ir.guards_tensors import Fault
+from onnxslim.ir.guards_tensors import LARGEST_UNPACKED, Fault
 
 MOST_TRIPS = 1_000_000
 """Times that a body may run in loops that only count: seconds in onnxruntime."""
@@ -41,6 +41,8 @@ class Growth:
     """Constants of at most :data:`FEW` elements."""
     stored: int = 0
     """Elements of all constants that the file itself holds."""
+    unpacked: int = 0
+    """Bytes that all sparse tensors become."""
 
     def store(self, tensor: onnx.TensorProto, name: str) -> None:
         """Note a constant of the file."""
@@ -49,6 +51,16 @@ class Growth:
         self.counts[name] = count
         if 0 < count <= FEW and tensor.data_location != onnx.TensorProto.EXTERNAL:
             self.small[name] = tensor
+
+    def unpack(self, size: int) -> None:
+        """Note that a sparse tensor becomes ``size`` bytes.
+
+        Raises:
+            Fault: all of them together become too many.
+        """
+        self.unpacked += size
+        if self.unpacked > LARGEST_UNPACKED:
+            raise Fault(f"with the sparse tensors before it, it unpacks to more than {LARGEST_UNPACKED} bytes")
 
     def values(self, name: str) -> npt.NDArray[Any] | None:
         """Return a small constant's values as a vector, None where it is none, or holds no integers or floats."""

@@ -12,8 +12,8 @@ MOST_DIMS = 64
 LARGEST = 2**48
 """Elements that a tensor may claim at all; sizes in bytes then fit 64 bits in every library."""
 
-LARGEST_UNPACKED = 2**28
-"""Bytes that a sparse tensor may become: onnxruntime stores it whole."""
+LARGEST_UNPACKED = 2**30
+"""Bytes that all sparse tensors together may become: onnxruntime stores them whole."""
 
 CHEAP = 65536
 """Claimed bytes up to which raw data is measured here, which copies it; above, the checker and the runtime do."""
@@ -117,8 +117,8 @@ def _check_place(tensor: onnx.TensorProto, count: int) -> None:
             _compare(count * _BITS[tensor.data_type], int(entry.value))
 
 
-def check_sparse(sparse: onnx.SparseTensorProto) -> None:
-    """Check both parts of a sparse tensor and what it becomes; the checker looks at the indices themselves.
+def check_sparse(sparse: onnx.SparseTensorProto) -> int:
+    """Check both parts of a sparse tensor, and return how many bytes it becomes; the checker looks at the indices.
 
     Raises:
         Fault: as for tensors, or it unpacks to more than :data:`LARGEST_UNPACKED` bytes.
@@ -128,3 +128,4 @@ def check_sparse(sparse: onnx.SparseTensorProto) -> None:
     size = _count(sparse.dims) * _BITS.get(sparse.values.data_type, 64) // 8
     if size > LARGEST_UNPACKED:
         raise Fault(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
+    return size

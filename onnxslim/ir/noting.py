@@ -98,7 +98,7 @@ def take_notes(model: onnx.ModelProto) -> Notes:
 
 
 def _as_nodes(graph: onnx.GraphProto) -> Iterator[str]:
-    """Turn sparse initializers into Constant nodes of the same value, and yield their names.
+    """Turn sparse initializers into Constant nodes of the same value, declare their type, and yield their names.
 
     Nodes are copied, so graphs inside come first.
     """
@@ -109,6 +109,7 @@ def _as_nodes(graph: onnx.GraphProto) -> Iterator[str]:
     for sparse in graph.sparse_initializer:
         name = sparse.values.name
         graph.node.append(onnx.helper.make_node("Constant", [], [name], sparse_value=sparse))
+        graph.value_info.append(onnx.helper.make_tensor_value_info(name, sparse.values.data_type, sparse.dims))
         yield name
     graph.node.extend(nodes)
     del graph.sparse_initializer[:]

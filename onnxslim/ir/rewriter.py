@@ -179,7 +179,7 @@ class Rewriter:
         if not source.inputs or id(source) in self._outputs or id(source) in self._sealed:
             return False
         maker = source.inputs[0]
-        if self.home(maker) is not graph:
+        if self.home(maker) is not graph or "sparse_value" in maker.attrs:  # onnxruntime returns no sparse constant
             return False
         output.inputs.clear()
         index = next(i for i, tensor in enumerate(maker.outputs) if tensor is source)

@@ -18,6 +18,9 @@ def fill(into: onnx.GraphProto, graph: Graph, largest: int) -> None:
     into.output.extend(onnx.ValueInfoProto(name=tensor.name) for tensor in graph.outputs)
     seen: set[str] = set()
     for node in graph.nodes:
+        if "sparse_value" in node.attrs and node.outputs[0].dtype is not None:
+            into.input.append(declaration(node.outputs[0]))  # inference would have it and its readers sparse
+            continue
         written = into.node.add()
         write_node(node, written, Everything())
         _forget_inner(written)

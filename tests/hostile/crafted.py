@@ -128,10 +128,10 @@ def sparse(dims: list[int]) -> Build:
     return bytes_of(model(add))
 
 
-def sparse_initializer(dims: list[int]) -> Build:
+def sparse_initializer(dims: list[int], at: int = 2) -> Build:
     made = model([helper.make_node("Add", ["x", "w"], ["y"])])
     values = numpy_helper.from_array(np.ones(1, np.float32), "w")
-    made.graph.sparse_initializer.add(values=values, indices=ints("i", [2]), dims=dims)
+    made.graph.sparse_initializer.add(values=values, indices=ints("i", [at]), dims=dims)
     return bytes_of(made)
 
 
@@ -215,6 +215,9 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "short constant": (constant(TensorProto(data_type=1, dims=[4], raw_data=bytes(4))), "Constant 'w'"),
     "sparse terabytes": (sparse([2**20, 2**20]), "unpacks to"),
     "sparse initializer of terabytes": (sparse_initializer([2**20, 2**20]), "unpacks to"),
+    "sparse initializer out of range": (sparse_initializer([4], 4), "out of range"),
+    "sparse initializer before the start": (sparse_initializer([4], -1), "out of range"),
+    "sparse initializer of negative size": (sparse_initializer([-4]), "negative dimension"),
     # data in other files
     "absolute": (external(location="/etc/passwd"), "outside the model's folder"),
     "parent": (external(location="../w.bin"), "outside the model's folder"),

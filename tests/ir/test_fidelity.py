@@ -11,9 +11,11 @@ import onnx.helper as oh
 import pytest
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from onnxslim.analysis.shapes import concrete_shapes
 from onnxslim.errors import ModelError
-from onnxslim.ir import Constant, Model
-from onnxslim.pipeline import exact_fixed_point
+from onnxslim.ir import Constant, Model, Rewriter
+from onnxslim.passes.fold_constants import FoldConstants
+from onnxslim.pipeline import PassContext, exact_fixed_point
 from onnxslim.runtime import Session
 from onnxslim.workflow.registry import exact_passes
 
@@ -374,6 +376,87 @@ def test_sparse_initializers_are_carried() -> None:
     feed = {"x": np.array([1, 2, 3], np.float32), "go": np.array(True)}
     for model_proto in (proto, result):
         assert Session(model_proto).run(feed)["y"].tolist() == [2, 2, 6]
+
+
+def returned_sparse(opset: int) -> onnx.ModelProto:
+    graph = oh.make_graph(
+        [
+            oh.make_node("Identity", ["x"], ["i"]),
+            oh.make_node("Relu", ["i"], ["z"]),
+            oh.make_node("Identity", ["s"], ["y"]),
+        ],
+        "g",
+        [oh.make_tensor_value_info("x", 1, [3])],
+        [oh.make_tensor_value_info(name, 1, [3]) for name in "yz"],
+        sparse_initializer=[sparse_weight("s", [0, 2])],
+    )
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", opset)], ir_version=8)
+
+
+@pytest.mark.parametrize("opset", [7, 10, 11, 17])
+def test_a_sparse_initializer_is_returned_through_an_identity(opset: int) -> None:
+    """onnxruntime does not return one itself, and before opset 11 no Constant node could hold it."""
+    proto = returned_sparse(opset)
+    same(proto)
+    result = after_exact(proto)
+    assert [node.op_type for node in result.graph.node] == ["Relu", "Identity"]
+    assert result.graph.sparse_initializer == proto.graph.sparse_initializer
+    assert Session(result).run({"x": np.zeros(3, np.float32)})["y"].tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "kind", ["bool", "float16", "float32", "float64", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))]
+)
+@pytest.mark.parametrize("at", [[1, 5], [[0, 1], [1, 2]]], ids=["by number", "by coordinates"])
+def test_sparse_initializers_of_every_type_that_onnxruntime_runs(kind: str, at: list[Any]) -> None:
+    values = numpy_helper.from_array(np.array([1, 1]).astype(kind), "s")
+    sparse = oh.make_sparse_tensor(values, numpy_helper.from_array(np.array(at, np.int64), "at"), [2, 3])
+    outputs = [oh.make_tensor_value_info("y", values.data_type, [2, 3])]
+    graph = oh.make_graph([oh.make_node("Identity", ["s"], ["y"])], "g", [], outputs, sparse_initializer=[sparse])
+    proto = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+    same(proto)
+    assert after_exact(proto) == proto
+    assert Session(proto).run({})["y"].astype(int).tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_shapes_and_types_of_sparse_initializers_are_known() -> None:
+    proto = with_sparse(sparse_weight("s", [0, 2]))
+    del proto.graph.output[0].type.tensor_type.shape.dim[:]
+    loaded = Model.load(proto)
+    assert concrete_shapes(loaded)["t"] == (3,)
+    constant = loaded.graph.nodes[0]
+    assert (constant.op, constant.outputs[0].dtype, constant.outputs[0].shape) == ("Constant", np.float32, [3])
+
+
+def test_sparse_values_are_not_folded_for_a_reason() -> None:
+    loaded = Model.load(with_sparse(sparse_weight("s", [0, 2])))
+    rewriter = Rewriter(loaded)
+    FoldConstants().run(rewriter, PassContext())
+    assert {(m.anchor, m.reason) for m in rewriter.skipped} == {
+        (n, "its value is sparse and stays so") for n in ("s", "inner")
+    }
+    assert rewriter.edits == 0
+
+
+def test_a_large_model_keeps_its_sparse_initializers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxslim.ir.weights.LARGE", 1000)
+    proto = with_sparse(sparse_weight("s", [0, 2]))
+    proto.graph.sparse_initializer.append(sparse_weight("long", list(range(2000)), 4000))
+    proto.graph.initializer.append(numpy_helper.from_array(np.arange(4000, dtype=np.float32), "dense"))
+    proto.graph.node.add(op_type="Mul", input=["dense", "long"], output=["product"])
+    proto.graph.output.append(oh.make_tensor_value_info("product", 1, [4000]))
+    onnx.save(proto, tmp_path / "in.onnx")
+    loaded = Model.load(tmp_path / "in.onnx")
+    assert loaded.is_large
+    loaded.save(tmp_path / "out.onnx")
+    assert onnx.load(tmp_path / "out.onnx") == proto
+
+
+def test_sparse_initializers_are_bounded_together() -> None:
+    proto = with_sparse(sparse_weight("s", [0, 2]))
+    proto.graph.sparse_initializer.extend(sparse_weight(f"s{i}", [0], 2**26) for i in range(5))
+    with pytest.raises(ModelError, match="'s3': with the sparse tensors before it"):
+        Model.load(proto)
 
 
 def test_a_sparse_initializer_that_nothing_reads_is_dropped() -> None:
