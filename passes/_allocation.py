@@ -4,15 +4,16 @@ The cost of a layer is its multiply-accumulates (or bytes) now, times the share 
 share of its input channels that stay. The loss of a group is what the criterion says removing its channels adds,
 scaled by what was measured at the network's outputs (``_sensitivity``). Greedily, the step with the least loss for
 each unit of cost saved is taken until the goal is met: for convex losses that is optimal (Fox 1966, "Discrete
-Optimization Via Marginal Analysis"), and errors of a surgeon's order are nearly convex.
+Optimization Via Marginal Analysis"), and errors of a surgeon's order are nearly convex. The last step may save far more
+than was still wanted, so steps that are not needed are then taken back, the ones with the greatest loss first.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,7 +35,16 @@ class _Part:
     least: int
     losses: Floats
     """Loss after 0, 1, 2 … units of it are gone."""
-    gone: int = 0
+    taken: list[int] = field(default_factory=lambda: [0])
+    """How many were gone at first and after each step."""
+
+    @property
+    def gone(self) -> int:
+        return self.taken[-1]
+
+    def kept(self, gone: int | None = None) -> float:
+        """Return the share that is kept when so many are gone; now, unless told."""
+        return 1 - (self.gone if gone is None else gone) / self.size
 
     def next(self) -> int | None:
         """Return how many would be gone after one more step, None where no more may go."""
@@ -77,30 +87,82 @@ def allocate(
         floor: the least share of a stratum's units that stays.
     """
     parts = _parts(rankings, weights, multiple, floor)
-    works = _works(rankings, channels, costs)
-    touched: dict[Stratum, list[_Work]] = {stratum: [] for stratum in parts}
-    for work in works:
-        for stratum in {stratum for shares in work.shares for stratum in shares}:
-            touched[stratum].append(work)
-    kept = dict.fromkeys(parts, 1.0)
-    total = sum(costs.values())
-    queue = [(_price(parts, touched, kept, stratum), stratum) for stratum in parts]
+    bill = _Bill(parts, _works(rankings, channels, costs), sum(costs.values()))
+    if not _taken(parts, bill, goal):
+        return None
+    _take_back(parts, bill, goal)
+    return [_removed(ranking, place, parts) for place, ranking in enumerate(rankings)]
+
+
+class _Bill:
+    """What the whole costs, for so many units kept of each stratum."""
+
+    def __init__(self, strata: Iterable[Stratum], works: Sequence[_Work], total: float) -> None:
+        self.total = total
+        self._kept = dict.fromkeys(strata, 1.0)
+        self._touched: dict[Stratum, list[_Work]] = {stratum: [] for stratum in self._kept}
+        for work in works:
+            for stratum in {stratum for shares in work.shares for stratum in shares}:
+                self._touched[stratum].append(work)
+
+    def saved(self, stratum: Stratum, kept: float) -> float:
+        """Return what would be saved if that share of a stratum were kept, all else as it is."""
+        before = self._cost(stratum)
+        share, self._kept[stratum] = self._kept[stratum], kept
+        after = self._cost(stratum)
+        self._kept[stratum] = share
+        return before - after
+
+    def keep(self, stratum: Stratum, kept: float) -> None:
+        """Keep that share of a stratum."""
+        self.total -= self.saved(stratum, kept)
+        self._kept[stratum] = kept
+
+    def _cost(self, stratum: Stratum) -> float:
+        return sum(work.at(self._kept) for work in self._touched[stratum])
+
+
+def _taken(parts: Mapping[Stratum, _Part], bill: _Bill, goal: float) -> bool:
+    """Take step after step until the goal is met; return whether it is."""
+    queue = [(_price(part, stratum, bill), stratum) for stratum, part in parts.items()]
     heapq.heapify(queue)
-    while total > goal and queue:
+    while bill.total > goal and queue:
         price, stratum = heapq.heappop(queue)
         if not math.isfinite(price):
-            return None
-        current = _price(parts, touched, kept, stratum)
+            return False
+        part = parts[stratum]
+        current = _price(part, stratum, bill)
         if queue and current > queue[0][0] * (1 + 1e-9):
             heapq.heappush(queue, (current, stratum))  # its neighbours were narrowed since: it saves less now
             continue
-        part = parts[stratum]
-        before = sum(work.at(kept) for work in touched[stratum])
-        part.gone = part.next() or part.gone
-        kept[stratum] = 1 - part.gone / part.size
-        total -= before - sum(work.at(kept) for work in touched[stratum])
-        heapq.heappush(queue, (_price(parts, touched, kept, stratum), stratum))
-    return [_removed(ranking, place, parts) for place, ranking in enumerate(rankings)] if total <= goal else None
+        part.taken.append(part.next() or part.gone)
+        bill.keep(stratum, part.kept())
+        heapq.heappush(queue, (_price(part, stratum, bill), stratum))
+    return bill.total <= goal
+
+
+def _take_back(parts: Mapping[Stratum, _Part], bill: _Bill, goal: float) -> None:
+    """Take steps back while the goal allows, the one with the greatest loss first."""
+    while True:
+        able = [
+            (part.losses[part.gone] - part.losses[part.taken[-2]], stratum)
+            for stratum, part in parts.items()
+            if len(part.taken) > 1 and bill.total - bill.saved(stratum, part.kept(part.taken[-2])) <= goal
+        ]
+        if not able:
+            return
+        _, stratum = max(able)
+        parts[stratum].taken.pop()
+        bill.keep(stratum, parts[stratum].kept())
+
+
+def _price(part: _Part, stratum: Stratum, bill: _Bill) -> float:
+    """Return the loss that the next step adds for each unit of cost that it saves."""
+    gone = part.next()
+    if gone is None:
+        return math.inf
+    saved = bill.saved(stratum, part.kept(gone))
+    return float(part.losses[gone] - part.losses[part.gone]) / saved if saved > 0 else math.inf
 
 
 def _parts(rankings: Sequence[Ranking], weights: Sequence[float], multiple: int, floor: float) -> dict[Stratum, _Part]:
@@ -135,21 +197,6 @@ def _shares(place: int, ranking: Ranking, key: Key) -> dict[Stratum, float]:
     units = ranking.group.units[key]
     counts = [np.isin(units, stratum).mean() for stratum in ranking.group.strata]
     return {(place, index): float(share) for index, share in enumerate(counts) if share > 0}
-
-
-def _price(
-    parts: Mapping[Stratum, _Part], touched: Mapping[Stratum, list[_Work]], kept: dict[Stratum, float], stratum: Stratum
-) -> float:
-    """Return the loss that the next step adds for each unit of cost that it saves."""
-    part = parts[stratum]
-    gone = part.next()
-    if gone is None:
-        return math.inf
-    before = sum(work.at(kept) for work in touched[stratum])
-    share, kept[stratum] = kept[stratum], 1 - gone / part.size
-    saved = before - sum(work.at(kept) for work in touched[stratum])
-    kept[stratum] = share
-    return float(part.losses[gone] - part.losses[part.gone]) / saved if saved > 0 else math.inf
 
 
 def _removed(ranking: Ranking, place: int, parts: Mapping[Stratum, _Part]) -> tuple[int, ...]:

@@ -26,8 +26,9 @@ Floats = npt.NDArray[np.float64]
 
 RIDGE = 1e-4
 """λ as a fraction of the mean diagonal of G, unless told."""
-SHRINKAGE = 0.1
-"""λ is at least this times d/n, columns for each patch: the fewer patches, the less the weights believe them."""
+SHRINKAGE = 2.0
+"""λ is at least this times d/n, columns for each patch: the fewer patches, the less the weights believe them. For
+independent patches a tenth would do; neighbours in an image are so alike that one counts for a twentieth."""
 _STEPS = 9
 """How often λ may grow tenfold where G + λI is not positive definite."""
 
