@@ -22,17 +22,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from pydantic import BaseModel, ConfigDict
 
-from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
+from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.channels import ChannelGroup, Channels, analyze_channels
 from onnxslim.analysis.linear_layers import refusal
-from onnxslim.errors import PassError, SpecError
+from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Node, Rewriter, anchor_of, selects
 from onnxslim.passes import _cutting, _ranking, _repair
-from onnxslim.passes._allocation import allocate
+from onnxslim.passes._budget import Budget, Timed
 from onnxslim.passes._ranking import PruneCriterion, Ranking, Unranked
 from onnxslim.passes._sensitivity import Probe, divided
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
@@ -42,12 +41,6 @@ RIDGE = 1e-4
 """Of the refits, as a fraction of the mean diagonal of each layer's Gram matrix."""
 POSITIONS = 128
 """Output positions of a layer that a refit looks at for one sample."""
-FLOOR = 0.125
-"""The least share of a stratum that a budget leaves."""
-STEPS = 12
-"""Halvings of the interval in which the ratio for a goal is sought: to a four-thousandth."""
-CORRECTIONS = 6
-"""How often the allocation is corrected where its sum of costs and the model's real costs differ."""
 
 
 class Repair(enum.Enum):
@@ -55,6 +48,13 @@ class Repair(enum.Enum):
 
     AUTO = "auto"
     """If there are samples."""
+    OFF = "off"
+
+
+class Clock(enum.Enum):
+    """Whether what a MACs budget saves is timed."""
+
+    ON = "on"
     OFF = "off"
 
 
@@ -86,6 +86,8 @@ class PrunePlan(Plan):
 
     cuts: tuple[GroupCut, ...]
     repair: RepairPlan | None = None
+    timed: tuple[Timed, ...] = ()
+    """What was timed for a MACs budget: the first multiple, and coarser ones where it did not pay."""
     refused: tuple[tuple[str, str], ...] = ()
     """(anchor, reason)."""
 
@@ -109,6 +111,7 @@ class PruneFilters(PlannedPass[PrunePlan]):
     repair: Repair = option(Repair.AUTO, "refit the layers behind a cut on the samples: auto if there are any")
     samples: int = option(512, "how many calibration samples to look at")
     multiple: int | None = option(None, "keep multiples of this many channels [1 with ratio, otherwise the target's]")
+    clock: Clock = option(Clock.ON, "time what a MACs budget saves; where that is little, round to larger multiples")
     only: tuple[str, ...] = option((), "prune only groups with a layer that matches these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave groups with a layer that matches these patterns")
 
@@ -146,7 +149,8 @@ class PruneFilters(PlannedPass[PrunePlan]):
         rankings = study.rankings(chosen)
         refused += [(found.group.anchor, found.reason) for found in study.unranked]
         cuts = tuple(cut for cut in study.cuts(rankings) if cut.remove)
-        return PrunePlan(cuts=cuts, repair=study.repair(cuts), refused=tuple(refused))
+        refused += _disagreement(model, study.timed)
+        return PrunePlan(cuts=cuts, repair=study.repair(cuts), timed=study.timed, refused=tuple(refused))
 
     def apply(self, rewriter: Rewriter, plan: PrunePlan, context: PassContext) -> None:
         """Cut every group, then refit the layers behind the cuts, on the samples that the plan was made with."""
@@ -216,6 +220,16 @@ def _said(node: Node, said: Sequence[tuple[str, float]]) -> float | None:
     return next((ratio for pattern, ratio in said if selects(node, (pattern,), ())), None)
 
 
+def _disagreement(model: Model, timed: Sequence[Timed]) -> list[tuple[str, str]]:
+    """Return, for the list of refusals, that fewer MACs did not give less time; nothing where they did."""
+    best = min(timed, key=lambda each: each.time, default=None)
+    if best is None or best.pays:
+        return []
+    multiples = ", ".join(str(each.multiple) for each in timed)
+    reason = f"{best.macs:.0%} of the MACs take {best.time:.0%} of the time here (multiples tried: {multiples})"
+    return [(model.graph.outputs[0].name, reason)]
+
+
 # ---- choosing --------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +243,7 @@ class _Study:
         self.channels = channels
         self.criterion = options.criterion or (PruneCriterion.L1 if context.samples is None else PruneCriterion.OBS)
         self.unranked: list[Unranked] = []
+        self.timed: tuple[Timed, ...] = ()
         self._weights: dict[str, float] = {}
         needed = _ranking.needs_samples(self.criterion)
         given = context.require_samples(options.name) if needed else context.samples
@@ -259,7 +274,9 @@ class _Study:
         """Return what to remove from each group, nothing from some."""
         options = self.options
         if self._has_budget:
-            return self._under_budget(rankings)
+            weights = [self._weights[ranking.group.anchor] for ranking in rankings] if self._weights else None
+            removed, self.timed = self._budget().choose(rankings, weights)
+            return [self._cut(ranking, units) for ranking, units in zip(rankings, removed, strict=True)]
         multiple = options.multiple or 1
         cuts = []
         for ranking in rankings:
@@ -268,6 +285,21 @@ class _Study:
             wanted = [ratio or 0.0] * len(ranking.group.strata) if ratios is None else ratios
             cuts.append(self._cut(ranking, _ranking.weakest(ranking, wanted, multiple)))
         return cuts
+
+    def _budget(self) -> Budget:
+        options = self.options
+        name, goal = ("bytes", options.bytes) if options.macs is None else ("macs", options.macs)
+        assert goal is not None  # noqa: S101  (there is a budget)
+        return Budget(
+            name,
+            goal,
+            options.multiple or self.context.target.channel_multiple,
+            coarser=options.multiple is None,
+            clock=options.clock is Clock.ON,
+            model=self.model,
+            channels=self.channels,
+            context=self.context,
+        )
 
     def _cut(self, ranking: Ranking, removed: tuple[int, ...]) -> GroupCut:
         group = ranking.group
@@ -284,78 +316,6 @@ class _Study:
         order = [anchor_of(node) for node in self.model.graph.nodes]
         layers = tuple(anchor for anchor in order if anchor in readers)
         return RepairPlan(layers=layers, samples=len(self.samples)) if layers else None
-
-    # ---- budgets -----------------------------------------------------------------------------------------
-
-    def _under_budget(self, rankings: Sequence[Ranking]) -> Sequence[GroupCut]:
-        name, goal = ("bytes", self.options.bytes) if self.options.macs is None else ("macs", self.options.macs)
-        assert goal is not None  # noqa: S101  (there is a budget)
-        if self._remaining(()) <= goal:
-            return ()
-        multiple = self.options.multiple or self.context.target.channel_multiple
-        choose = partial(self._evenly, rankings, multiple)
-        if self._weights:
-            choose = partial(self._by_sensitivity, rankings, multiple)
-        cuts = choose(goal)
-        if cuts is None:
-            everything = [self._cut(r, _ranking.weakest(r, [1.0] * len(r.group.strata), multiple)) for r in rankings]
-            lowest = self._remaining(everything)
-            raise PassError(f"{name}={goal:g} is out of reach: the narrowest layers leave {lowest:.3f} of the original")
-        return cuts
-
-    def _by_sensitivity(self, rankings: Sequence[Ranking], multiple: int, goal: float) -> Sequence[GroupCut] | None:
-        """Take channels where they cost least; correct the goal until the model itself meets it."""
-        costs, whole = self._costs()
-        weights = [self._weights[ranking.group.anchor] for ranking in rankings]
-        aimed = goal
-        for _ in range(CORRECTIONS):
-            removed = allocate(rankings, weights, self.channels, costs, aimed * whole, multiple=multiple, floor=FLOOR)
-            if removed is None:
-                return self._evenly(rankings, multiple, goal)
-            cuts = [self._cut(ranking, units) for ranking, units in zip(rankings, removed, strict=True)]
-            actual = self._remaining(cuts)
-            if actual <= goal:
-                return cuts
-            aimed *= goal / actual * 0.999
-        return self._evenly(rankings, multiple, goal)
-
-    def _evenly(self, rankings: Sequence[Ranking], multiple: int, goal: float) -> Sequence[GroupCut] | None:
-        """Find the smallest ratio, the same for all, that meets the goal, by trying it out on a copy."""
-
-        def at(ratio: float) -> list[GroupCut]:
-            return [self._cut(r, _ranking.weakest(r, [ratio] * len(r.group.strata), multiple)) for r in rankings]
-
-        if self._remaining(at(1.0)) > goal:
-            return None
-        low, high = 0.0, 1.0
-        for step in range(STEPS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self._remaining(at(middle)) <= goal else (middle, high)
-            self.context.progress("prune-filters: search", step + 1, STEPS)
-        return at(high)
-
-    def _costs(self) -> tuple[dict[str, float], float]:
-        """Return what each node costs, by anchor, and the cost of the whole original."""
-        cost = model_cost(self.model, concrete_shapes(self.model, self.context.feed))
-        baseline = self.context.baseline
-        if self.options.macs is None:
-            return {layer.anchor: float(layer.bytes) for layer in cost.layers}, float(max(baseline.bytes, 1))
-        return {layer.anchor: float(layer.macs or 0) for layer in cost.layers}, float(max(baseline.macs or 1, 1))
-
-    def _remaining(self, cuts: Sequence[GroupCut]) -> float:
-        """Return what remains of MACs or bytes after ``cuts``, as a fraction of the original."""
-        trial = self.model.copy()
-        rewriter = Rewriter(trial)
-        wanted = [cut for cut in cuts if cut.remove]
-        if wanted:
-            _cut(rewriter, wanted)
-            rewriter.finish()
-        cost = model_cost(trial, concrete_shapes(trial, self.context.feed))
-        if self.options.macs is None:
-            return cost.bytes / max(self.context.baseline.bytes, 1)
-        if cost.macs is None or self.context.baseline.macs is None:
-            raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
-        return cost.macs / max(self.context.baseline.macs, 1)
 
 
 def _cut(rewriter: Rewriter, cuts: Sequence[GroupCut]) -> dict[str, tuple[int, ...]]:

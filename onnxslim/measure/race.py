@@ -1,7 +1,6 @@
 """The child process of a latency measurement: ``python -m onnxslim.measure.race JOB.json`` prints one line of JSON.
 
-It holds all models at once and runs them in random order, so that a busy machine slows all alike; before each timed run
-the same model runs once more, discarded, so that none pays for another's caches. The first model runs as an extra arm
+It holds all models at once and runs them interleaved (see ``stopwatch``). The first model runs as an extra arm
 against itself (A/A), which tells how large a difference this machine shows where there is none.
 """
 
@@ -9,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxslim.measure.stopwatch import Rounds, interleaved
 from onnxslim.runtime import Feed, RuntimeRefusal, Session, SessionConfig
 
 WARMUP = 3
@@ -72,22 +70,13 @@ def _race(job: Job, feed: Feed) -> dict[str, object]:
     threads: int = job["threads"]
     models = [Path(path) for path in job["models"]]
     sessions = [Session(path, SessionConfig(threads)) for path in (*models, models[0])]
-    clock: Callable[[], int] = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     if threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     for session in sessions:
         for _ in range(WARMUP):
             session.run(feed)
-    order = random.Random(job["seed"])  # noqa: S311  (an order, not a secret)
-    times: list[list[float]] = [[] for _ in sessions]
-    deadline = time.perf_counter() + job["seconds"]
-    while len(times[0]) < job["least"] or (time.perf_counter() < deadline and len(times[0]) < job["most"]):
-        for index in order.sample(range(len(sessions)), len(sessions)):
-            sessions[index].run(feed)
-            started = clock()
-            sessions[index].run(feed)
-            times[index].append((clock() - started) / 1e6)
-    return {"times_ms": times}
+    rounds = Rounds(job["seconds"], job["least"], job["most"], job["seed"])
+    return {"times_ms": interleaved(sessions, [feed] * len(sessions), threads, rounds)}
 
 
 if __name__ == "__main__":
