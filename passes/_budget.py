@@ -2,7 +2,7 @@
 
 Fewer multiply-accumulates are not less time where kernels work on blocks of channels. So a cut under a MACs budget is
 timed, on one thread, weights as they are (time does not depend on them), and where it saves less time than three
-quarters of its MACs, channels are rounded to coarser multiples, as long as that is faster.
+quarters of its MACs, channels are rounded to coarser multiples, if that is faster and the outputs hardly mind more.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from onnxslim.analysis import concrete_shapes, model_cost
@@ -34,6 +35,8 @@ WORTH = 0.74
 """Share of the saved MACs that must be saved time: 20 % for 27 %."""
 LEAST = 0.05
 """Saved MACs below which there is nothing to time."""
+MINDED = 1.1
+"""How much more loss a coarser cut may be expected to cost."""
 COARSEST = 32
 """Channels; no kernel works on more at once."""
 ROUNDS = Rounds(seconds=1.5, least=5, most=60)
@@ -50,6 +53,7 @@ class Timed(BaseModel):
     multiple: int
     macs: float
     time: float
+    chosen: bool = False
 
     @property
     def pays(self) -> bool:
@@ -97,7 +101,7 @@ class Budget:
     def _timed(
         self, rankings: Sequence[Ranking], weights: Sequence[float] | None, removed: Removed
     ) -> tuple[Removed, tuple[Timed, ...]]:
-        """Return the cut that takes least time, coarser ones being tried while the clock does not agree."""
+        """Return the cut, or a coarser one that takes less time where the clock does not agree."""
         best = self._clocked(rankings, removed, self.multiple)
         if best is None:
             return removed, ()
@@ -110,9 +114,10 @@ class Budget:
             if other is None or found is None:
                 break
             tried.append(found)
-            if found.time < best.time:
+            losses = [_loss(rankings, weights, each) for each in (removed, other)]
+            if found.time < best.time and losses[1] <= MINDED * losses[0]:
                 best, removed = found, other
-        return removed, tuple(tried)
+        return removed, tuple(each.model_copy(update={"chosen": each is best}) for each in tried)
 
     def _clocked(self, rankings: Sequence[Ranking], removed: Removed, multiple: int) -> Timed | None:
         """Time a cut beside the model as it is; None where it saves next to nothing, or does not run."""
@@ -197,3 +202,12 @@ class Budget:
         if cost.macs is None or self.context.baseline.macs is None:
             raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use ratio or bytes")
         return cost.macs
+
+
+def _loss(rankings: Sequence[Ranking], weights: Sequence[float] | None, removed: Removed) -> float:
+    """Return what a cut is expected to cost."""
+    scales = weights or [1.0] * len(rankings)
+    return sum(
+        scale * float(np.maximum(ranking.losses[np.isin(ranking.order, units)], 0.0).sum())
+        for ranking, scale, units in zip(rankings, scales, removed, strict=True)
+    )

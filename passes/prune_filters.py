@@ -222,11 +222,13 @@ def _said(node: Node, said: Sequence[tuple[str, float]]) -> float | None:
 
 def _disagreement(model: Model, timed: Sequence[Timed]) -> list[tuple[str, str]]:
     """Return, for the list of refusals, that fewer MACs did not give less time; nothing where they did."""
-    best = min(timed, key=lambda each: each.time, default=None)
-    if best is None or best.pays:
+    chosen = next((each for each in timed if each.chosen), None)
+    if chosen is None or chosen.pays:
         return []
-    multiples = ", ".join(str(each.multiple) for each in timed)
-    reason = f"{best.macs:.0%} of the MACs take {best.time:.0%} of the time here (multiples tried: {multiples})"
+    others = [f"{each.time:.0%} in multiples of {each.multiple}" for each in timed if each is not chosen]
+    more = f"; {', '.join(others)}, at more loss or no gain" if others else ""
+    reason = f"{chosen.macs:.0%} of the MACs take {chosen.time:.0%} of the time here, in multiples of "
+    reason += f"{chosen.multiple} channels{more}"
     return [(model.graph.outputs[0].name, reason)]
 
 

@@ -53,7 +53,9 @@ def test_coarser_channels_are_taken_where_they_are_faster(
     where: tuple[Model, PassContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clocks(monkeypatch, [0.95, 0.3])
+    monkeypatch.setattr(_budget, "_loss", lambda *_: 1.0)
     plan = PruneFilters(macs=0.6).plan(*where)
+    assert [each.chosen for each in plan.timed] == [False, True]
     assert [each.multiple for each in plan.timed] == [8, 16]
     model, context = where
     trial = model.copy()
@@ -64,11 +66,22 @@ def test_coarser_channels_are_taken_where_they_are_faster(
     assert all(width % 16 == 0 for width in widths)
 
 
+def test_not_where_the_outputs_would_mind(where: tuple[Model, PassContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks(monkeypatch, [0.95, 0.3])
+    losses = iter([1.0, 1.2])
+    monkeypatch.setattr(_budget, "_loss", lambda *_: next(losses))
+    monkeypatch.setattr(_budget, "COARSEST", 16)
+    assert [each.chosen for each in PruneFilters(macs=0.6).plan(*where).timed] == [True, False]
+
+
 def test_where_nothing_pays_the_plan_says_so(where: tuple[Model, PassContext], monkeypatch: pytest.MonkeyPatch) -> None:
     clocks(monkeypatch, [0.95, 0.97, 0.99])
     plan = PruneFilters(macs=0.6).plan(*where)
     assert plan.timed[0].time == 0.95
-    assert any("95% of the time here (multiples tried: 8, 16" in reason for _, reason in plan.refused)
+    assert any(
+        "take 95% of the time here, in multiples of 8 channels; 97% in multiples of 16" in reason
+        for _, reason in plan.refused
+    )
 
 
 @pytest.mark.parametrize(
