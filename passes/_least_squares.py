@@ -85,7 +85,7 @@ def refit(
     Raises:
         PassError: the moments are not finite, or no ridge makes them definite.
     """
-    gram, cross = (moments.gram, moments.cross) if kind is Bias.FITTED else _around_bias(moments, bias)
+    gram, cross = (moments.gram, moments.cross) if kind is Bias.FITTED else around_bias(moments, bias)
     if not (np.isfinite(gram).all() and np.isfinite(cross).all()):
         raise PassError("the statistics of a layer are not finite")
     parts, used = np.empty_like(weight), ridge
@@ -131,7 +131,7 @@ def error_of(moments: Moments, weight: Floats, bias: Floats) -> float:
     return max(total / energy, 0.0)
 
 
-def _around_bias(moments: Moments, bias: Floats) -> tuple[Floats, Floats]:
+def around_bias(moments: Moments, bias: Floats) -> tuple[Floats, Floats]:
     """Return G and C of p itself and y − b, means included."""
     mean, count = moments.mean, moments.count
     wanted = (moments.target_mean - bias).reshape(moments.groups, 1, -1)

@@ -62,7 +62,7 @@ def repair(
     """
     samples = settings.of(context.require_samples("prune-filters"))
     collector = Collector(samples, reference, Settings(settings.positions, context.seed, context.threads))
-    stages = list(_stages(rewriter.model, set(settings.layers)))
+    stages = list(stages_of(rewriter.model, set(settings.layers)))
     done: list[Repaired] = []
     for step, nodes in enumerate(stages, start=1):
         context.progress("prune-filters: repair", step, len(stages))
@@ -94,8 +94,8 @@ class RepairSettings:
         return samples.take(self.samples)
 
 
-def _stages(model: Model, anchors: set[str]) -> Iterator[list[Node]]:
-    """Yield layers that do not depend on each other, those before others first."""
+def stages_of(model: Model, anchors: set[str]) -> Iterator[list[Node]]:
+    """Yield layers that do not depend on each other, by anchor, those before others first."""
     depth: dict[int, int] = {}
     stages: dict[int, list[Node]] = {}
     for node in model.graph.nodes:

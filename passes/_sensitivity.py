@@ -59,7 +59,11 @@ class Probe:
         _refit_readers(rewriter, observed, removed, kept, ridge)
         rewriter.finish()
         own = float(np.maximum(ranking.losses[np.isin(ranking.order, removed)], 0.0).sum())
-        return self._error(self._outputs(trial)) / max(own, 1e-9)
+        return self.error_of(trial) / max(own, 1e-9)
+
+    def error_of(self, changed: Model) -> float:
+        """Return Σ‖z' − z‖² as a fraction of Σ‖z − z̄‖², averaged over the outputs."""
+        return self._error(self._outputs(changed))
 
     def _outputs(self, model: Model) -> list[list[Floats]]:
         session = Session(model.placed().data, self._config)

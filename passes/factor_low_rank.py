@@ -1,56 +1,69 @@
-"""factor-low-rank: a layer's weight becomes the product of two thin ones, and the layer becomes two.
+"""factor-low-rank: a layer becomes several thinner ones in a row, and loses as little of its output as can be.
 
-Given   y = W·x + b      with W of n × m: Gemm, MatMul, or a convolution whose windows are the columns x
-Result  y = L·(R·x) + b  with W ≈ L·R of rank r: the first r singular values and vectors of W, √Σ to each side
+Given   y = W·p + b      Gemm, MatMul, Conv or ConvTranspose with constant W; p: what of the input an output sees
+Result  y = A·(T·p) + b' in stages with nothing between: see ``_forms`` for the forms and their sources
 
-A Gemm or MatMul becomes two. A k×k convolution becomes one of k×k to r channels, which keeps stride, padding and
-dilation, and one of 1×1 with the bias (Zhang et al. 2015, "Accelerating Very Deep Convolutional Networks for
-Classification and Detection", §3.1, in its plain form without samples; the bottleneck of Lin et al. 2014, "Network In
-Network"). Instead of n·m products for each position there are r·(n + m). The second node keeps the layer's name and
-output; nodes that share a weight share its factors.
+With samples the factors minimize the error of the layer's *output* against the original network, given what the
+network with the layers before already factorized feeds it (the asymmetric problem of Zhang et al. 2015, §3.3; algebra
+in ``_factors``), and the bias is fitted too. Without samples they minimize that of the weights (Eckart & Young 1936).
 
-Ranks follow from one goal: a ratio, an energy or a rank for each layer, or what may remain of the whole model's MACs
-or bytes. The latter is met by one energy for all layers, the highest that suffices.
+Ranks follow from one goal: a ratio, an energy or a rank for each layer, an estimate, or what may remain of the whole
+model's MACs or bytes: then every layer offers forms and ranks, and the least loss for what is saved wins, a layer's
+loss being scaled by what was measured at the outputs (``_ranks``, ``_sensitivity``). Unless bytes are the goal, a form
+is timed in onnxruntime beside the layer, and one that does not pay is not used (``_form_clock``).
 
-Left alone, with the reason: computed weights, NaN or Inf in them; grouped and transposed convolutions, transposed
-inputs, recurrent layers; subgraphs; layers that would not get cheaper.
+Left alone, with the reason: computed weights, NaN or Inf in them; transposed inputs; recurrent layers; subgraphs;
+layers that would not get cheaper, or not faster. Nodes that share a weight share its factors, those of the weights
+alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from onnxslim.analysis import concrete_shapes, model_cost
-from onnxslim.analysis.cost import Shapes, node_macs
+from onnxslim.analysis import infer_shapes
+from onnxslim.analysis.linear_layers import linear_layer
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import (
-    Constant,
-    Graph,
-    Model,
-    Node,
-    Rewriter,
-    anchor_of,
-    array_of,
-    graph_nodes,
-    is_standard,
-    selects,
-)
-from onnxslim.passes import _low_rank
-from onnxslim.passes._low_rank import Array, Spectrum
+from onnxslim.ir import Model, Node, Rewriter, anchor_of, is_standard
+from onnxslim.passes._eligible import OPS, eligible, why_not
+from onnxslim.passes._factoring import POSITIONS, Fit, factor_fitted, fitted_alone, problem_of, write_factors
+from onnxslim.passes._forms import Form, Scheme, full, misfit
+from onnxslim.passes._least_squares import RIDGE
+from onnxslim.passes._rank_study import Decision, Study
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
-_OPS = ("Conv", "Gemm", "MatMul")
-_WITHOUT_SCHEME = ("ConvTranspose", "LSTM", "GRU", "RNN")
-_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
-_SCHEME = "svd"
+
+class SchemeChoice(enum.Enum):
+    """Which forms are considered."""
+
+    AUTO = "auto"
+    """Those that keep most for what they cost: all but CP."""
+    CHANNEL = "channel"
+    SPATIAL = "spatial"
+    TUCKER = "tucker"
+    SEPARABLE = "separable"
+    CP = "cp"
+
+
+class Estimate(enum.Enum):
+    """How ranks are estimated."""
+
+    VBMF = "vbmf"
+
+
+class Clock(enum.Enum):
+    """Whether forms are timed."""
+
+    ON = "on"
+    OFF = "off"
 
 
 class LayerRank(BaseModel):
-    """How one layer is factorized: known by its first output, by a scheme of ``_low_rank.SCHEMES``."""
+    """How one layer, known by its first output, is factorized."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,29 +71,52 @@ class LayerRank(BaseModel):
     scheme: str
     rank: int
     full_rank: int
+    inner: int | None = None
+    """Tucker's rank of the inputs."""
+    error: float | None = None
+    """What was expected to be lost, as a fraction of the layer's output."""
+    macs: float | None = None
+    """Share of the layer's multiply-accumulates."""
+    time: float | None = None
+    """Share of the layer's time, where it was measured."""
+
+
+class FitPlan(BaseModel):
+    """On what the factors are fitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int
+    positions: int = POSITIONS
+    ridge: float = RIDGE
 
 
 class LowRankPlan(Plan):
     """The layers to factorize, in order, and those left alone."""
 
     layers: tuple[LayerRank, ...]
+    fit: FitPlan | None = None
     refused: tuple[tuple[str, str], ...] = ()
     """(anchor, reason)."""
 
 
 @dataclass(frozen=True)
 class FactorLowRank(PlannedPass[LowRankPlan]):
-    """Split layers into two of lower rank, by truncated singular value decomposition."""
+    """Split layers into thinner ones: bottlenecks by channels, axes or both, kept where the clock agrees."""
 
     name = "factor-low-rank"
     effect = Effect.APPROXIMATE
     plan_type = LowRankPlan
 
     ratio: float | None = option(None, "fraction of each layer's full rank to remove, 0 to 1")
-    energy: float | None = option(None, "fraction of each weight's squared singular values to keep, 0 to 1")
+    energy: float | None = option(None, "fraction of each layer's output (weights, without samples) to keep, 0 to 1")
     rank: int | None = option(None, "rank of every layer")
+    estimate: Estimate | None = option(None, "estimate each layer's rank: vbmf")
     macs: float | None = option(None, "fraction of the original's multiply-accumulates that may remain")
     bytes: float | None = option(None, "fraction of the original's constant bytes that may remain")
+    scheme: SchemeChoice = option(SchemeChoice.AUTO, "form of the stages; auto: the best under a budget, else channel")
+    samples: int = option(1024, "how many calibration samples to look at")
+    clock: Clock = option(Clock.ON, "time forms in onnxruntime and refuse those that are not worth it")
     multiple: int | None = option(
         None, "round ranks up to multiples of this [the target's with macs and bytes, else 1]"
     )
@@ -90,7 +126,7 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
     def __post_init__(self) -> None:
         """Refuse options that contradict each other."""
         fractions = {"ratio": self.ratio, "energy": self.energy, "macs": self.macs, "bytes": self.bytes}
-        goals = {**fractions, "rank": self.rank}
+        goals = {**fractions, "rank": self.rank, "estimate": self.estimate}
         given = [name for name, value in goals.items() if value is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
@@ -98,185 +134,109 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
         for name, value in fractions.items():
             if value is not None and not 0 <= value <= 1:
                 raise SpecError(f"option {name!r} of {self.name} is {value:g}: give a fraction between 0 and 1")
-        for name, count in (("rank", self.rank), ("multiple", self.multiple)):
+        for name, count in (("rank", self.rank), ("multiple", self.multiple), ("samples", self.samples)):
             if count is not None and count < 1:
                 raise SpecError(f"option {name!r} of {self.name} is {count}: give 1 or more")
 
     def plan(self, model: Model, context: PassContext) -> LowRankPlan:
-        """Decompose every weight that can be factorized, and choose the ranks.
+        """Look at every layer that can be factorized, and choose forms and ranks.
 
         Raises:
-            PassError: ``macs`` or ``bytes`` is out of reach, or MACs cannot be counted.
+            PassError: ``macs`` or ``bytes`` is out of reach, MACs cannot be counted, or activations are not finite.
         """
-        budget = self._budget(model, context)
-        if budget is not None and budget.excess <= 0:
-            return LowRankPlan(layers=())
-        shared, refused = self._eligible(model)
-        spectra = []
-        for step, nodes in enumerate(shared, start=1):
-            price = 0 if budget is None else budget.price(nodes)
-            spectra.append(_low_rank.spectrum(_weight_of(nodes[0]).values, _SCHEME, price))
-            context.progress(f"{self.name}: decompose", step, len(shared))
-        layers = []
-        for nodes, weight, rank in zip(shared, spectra, self._ranks(spectra, budget, context), strict=True):
-            reason = _why_no_gain(weight, rank)
-            if reason is None:
-                layers += [_decision(node, weight, rank) for node in nodes]
+        infer_shapes(model)
+        shared, refused = eligible(model, self.only, self.exclude, spare_others=self.bytes is not None)
+        study = Study(self, model, context)
+        layers: list[LayerRank] = []
+        for decision in study.decisions(shared):
+            if decision.form is None:
+                refused += [(anchor_of(node), decision.reason) for node in decision.nodes]
             else:
-                refused += [(anchor_of(node), reason) for node in nodes]
-        return LowRankPlan(layers=tuple(layers), refused=tuple(refused))
+                layers += [_layer_rank(node, decision) for node in decision.nodes]
+        fit = FitPlan(samples=len(study.samples)) if study.samples is not None and layers else None
+        return LowRankPlan(layers=tuple(layers), fit=fit, refused=tuple(refused))
 
     def apply(self, rewriter: Rewriter, plan: LowRankPlan, context: PassContext) -> None:
-        """Replace each layer of ``plan`` by two.
+        """Replace each layer of ``plan`` by its stages.
 
         Raises:
             PassError: the plan does not fit the model.
         """
         for anchor, reason in plan.refused:
             rewriter.refuse(self.name, anchor, reason)
-        nodes = {anchor_of(node): node for node in rewriter.model.graph.nodes}
-        work = [(_layer_at(nodes, layer, rewriter.model), layer) for layer in plan.layers]
-        held = [_weight_of(node) for node, _ in work]  # so that ids stay theirs
-        factors: dict[tuple[int, int, str], tuple[Constant, Constant]] = {}
-        for step, (weight, (node, layer)) in enumerate(zip(held, work, strict=True), start=1):
-            key = (id(weight), layer.rank, layer.scheme)
-            if key not in factors:
-                factors[key] = _low_rank.stored_factors(weight, layer.rank, layer.scheme, rewriter)
-            _low_rank.split(node, layer.rank, factors[key], rewriter)
-            context.progress(f"{self.name}: split", step, len(work))
-
-    # ---- choosing ----------------------------------------------------------------------------------------
-
-    def _eligible(self, model: Model) -> tuple[list[list[Node]], list[tuple[str, str]]]:
-        """Return the layers to factorize, those that share a weight together, and the layers left alone."""
-        shared: dict[int, list[Node]] = {}
-        refused: list[tuple[str, str]] = []
-        for graph, node in graph_nodes(model.graph):
-            if not is_standard(node, *_OPS, *_WITHOUT_SCHEME):
-                continue
-            excluded = None if selects(node, self.only, self.exclude) else "excluded by the options"
-            reason = excluded or _why_not(node, graph, model)
-            if reason is None:
-                shared.setdefault(id(node.inputs[1]), []).append(node)
-            else:
-                refused.append((anchor_of(node), reason))
-        if self.bytes is not None:
-            kept = [nodes for nodes in shared.values() if len(_weight_of(nodes[0]).outputs) > len(nodes)]
-            reason = "its weight has other readers, so no bytes would go"
-            refused += [(anchor_of(node), reason) for nodes in kept for node in nodes]
-            return [nodes for nodes in shared.values() if nodes not in kept], refused
-        return list(shared.values()), refused
-
-    def _budget(self, model: Model, context: PassContext) -> _Budget | None:
-        """Return what may remain of MACs or bytes, None where the goal is another."""
-        was = context.baseline
-        if self.bytes is not None:
-            now = model_cost(model, {}).bytes
-            return _Budget("bytes", self.bytes, was.bytes, now, lambda nodes: _weight_of(nodes[0]).values.itemsize)
-        if self.macs is None:
-            return None
-        shapes = concrete_shapes(model, context.feed)
-        macs = model_cost(model, shapes).macs
-        if macs is None or was.macs is None:
-            raise PassError("multiply-accumulates cannot be counted, because shapes are unknown: use energy or bytes")
-        return _Budget("macs", self.macs, was.macs, macs, lambda nodes: _positions(nodes, shapes))
-
-    def _ranks(self, spectra: list[Spectrum], budget: _Budget | None, context: PassContext) -> list[int]:
-        if budget is None:
-            return [weight.rounded(self._own_rank(weight), self.multiple or 1) for weight in spectra]
-        multiple = self.multiple or context.target.channel_multiple
-        ranks, saved = _low_rank.ranks_that_save(spectra, budget.excess, multiple)
-        if saved < budget.excess:
-            raise PassError(
-                f"{budget.name}={budget.fraction:g} is out of reach: "
-                f"the lowest ranks leave {(budget.now - saved) / max(budget.was, 1):.3f} of the original"
-            )
-        return ranks
-
-    def _own_rank(self, weight: Spectrum) -> int:
-        """Return the rank that ratio, energy or rank asks of one weight."""
-        if self.ratio is not None:
-            return weight.rank_without(self.ratio)
-        return weight.rank(self.energy) if self.energy is not None else self.rank or 1
+        forms = _forms_of(rewriter.model, plan)
+        by_weight: dict[int, list[Node]] = {}
+        for node in rewriter.model.graph.nodes:
+            if anchor_of(node) in forms:
+                by_weight.setdefault(id(node.inputs[1]), []).append(node)
+        together = [nodes for nodes in by_weight.values() if plan.fit is None or not fitted_alone(nodes)]
+        plain = {anchor_of(node) for nodes in together for node in nodes}
+        reference = rewriter.model.copy() if plan.fit is not None else None
+        held = [node.inputs[1] for nodes in together for node in nodes]  # so that ids stay theirs
+        for nodes in together:
+            for form, same in _by_form(nodes, forms):
+                write_factors(rewriter, same, problem_of(linear_layer(same[0]), None), None, form)
+        del held
+        rewriter.finish()
+        if reference is not None and plan.fit is not None:
+            samples = context.require_samples(self.name).take(plan.fit.samples)
+            fit = Fit(samples, plan.fit.positions, plan.fit.ridge)
+            fitted = {anchor: form for anchor, form in forms.items() if anchor not in plain}
+            factor_fitted(rewriter, reference, fitted, fit, context)
 
 
-@dataclass(frozen=True)
-class _Budget:
-    """What may remain: ``fraction`` of ``was``, where ``now`` is there."""
-
-    name: str
-    fraction: float
-    was: int
-    now: int
-    price: Callable[[list[Node]], int]
-    """What one element of the weight of some layers costs."""
-
-    @property
-    def excess(self) -> float:
-        """What must go."""
-        return self.now - self.fraction * self.was
+def _layer_rank(node: Node, decision: Decision) -> LayerRank:
+    form = decision.form
+    assert form is not None  # noqa: S101  (the caller looked)
+    return LayerRank(
+        anchor=anchor_of(node),
+        scheme=form.scheme.value,
+        rank=form.rank,
+        full_rank=decision.full_rank,
+        inner=form.inner,
+        error=round(decision.error, 6),
+        macs=None if decision.macs is None else round(decision.macs, 4),
+        time=decision.time,
+    )
 
 
-def _decision(node: Node, weight: Spectrum, rank: int) -> LayerRank:
-    return LayerRank(anchor=anchor_of(node), scheme=weight.scheme, rank=rank, full_rank=weight.full_rank)
+def _by_form(nodes: Sequence[Node], forms: Mapping[str, Form]) -> list[tuple[Form, list[Node]]]:
+    """Return nodes that share a weight, those of one form and one scale together."""
+    found: dict[tuple[Form, float], list[Node]] = {}
+    for node in nodes:
+        alpha = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
+        found.setdefault((forms[anchor_of(node)], alpha), []).append(node)
+    return [(form, same) for (form, _), same in found.items()]
 
 
-def _weight_of(node: Node) -> Constant:
-    weight = node.inputs[1]
-    assert isinstance(weight, Constant)  # noqa: S101  (_why_not saw to it)
-    return weight
+def _forms_of(model: Model, plan: LowRankPlan) -> dict[str, Form]:
+    """Return the form of each layer of a plan, by anchor, after checking that the decisions fit the model."""
+    nodes = {anchor_of(node): node for node in model.graph.nodes}
+    forms = {}
+    for layer in plan.layers:
+        problem = _misfit(nodes.get(layer.anchor), layer, model)
+        if problem is not None:
+            raise PassError(f"the plan does not fit the model: layer {layer.anchor!r}: {problem}")
+        forms[layer.anchor] = Form(Scheme(layer.scheme), layer.rank, layer.inner)
+    return forms
 
 
-def _positions(nodes: list[Node], shapes: Shapes) -> int:
-    """Return how often one inference multiplies by each element of the weight that ``nodes`` share."""
-    return sum(node_macs(node, shapes) or 0 for node in nodes) // _weight_of(nodes[0]).values.size
-
-
-def _why_not(node: Node, graph: Graph, model: Model) -> str | None:
-    """Return why a layer cannot be factorized, None when it can."""
-    if node.op in _WITHOUT_SCHEME:
-        return f"there is no scheme for {node.op} yet"
-    weight = array_of(node.inputs[1])
-    reasons = {
-        "it lies in a subgraph": graph is not model.graph,
-        "its weight is an input or computed, not constant": weight is None,
-        "its input is constant": isinstance(node.inputs[0], Constant),
-        f"it is grouped ({node.attrs.get('group', 1)} groups)": node.op == "Conv" and node.attrs.get("group", 1) != 1,
-        "it transposes its input": node.op == "Gemm" and node.attrs.get("transA"),
-    }
-    found = next((reason for reason, holds in reasons.items() if holds), None)
-    return found if found is not None or weight is None else _why_not_weight(weight, node.op)
-
-
-def _why_not_weight(weight: Array, op: str) -> str | None:
-    if weight.dtype not in _FLOATS:
-        return f"its weight is {weight.dtype}"
-    if op == "MatMul" and weight.ndim != 2:
-        return f"its weight has {weight.ndim} dimensions, not 2"
-    if weight.size == 0:
-        return "its weight is empty"
-    return None if np.isfinite(weight).all() else "its weight holds NaN or Inf"
-
-
-def _why_no_gain(weight: Spectrum, rank: int) -> str | None:
-    if rank >= weight.full_rank:
-        return f"rank {rank} is not below its full rank {weight.full_rank}: nothing to gain"
-    largest = _low_rank.largest_gain(weight.shape, weight.scheme)
-    cheaper = str(largest) if largest else "none"
-    return None if rank <= largest else f"rank {rank} of {weight.full_rank} would not make it cheaper: {cheaper} would"
-
-
-def _layer_at(nodes: dict[str, Node], layer: LayerRank, model: Model) -> Node:
-    """Return the node that ``layer`` decides about, after checking that the decision fits it."""
-    node = nodes.get(layer.anchor)
-    problem: str | None = f"unknown scheme {layer.scheme!r}"
-    if node is None or not is_standard(node, *_OPS):
-        problem = "no such layer"
-    elif layer.scheme in _low_rank.SCHEMES:
-        problem = _why_not(node, model.graph, model)
-        full = 0 if problem else _low_rank.full_rank(node.inputs[1].shape, layer.scheme)
-        if problem is None and not (1 <= layer.rank <= full == layer.full_rank):
-            problem = f"rank {layer.rank} of {layer.full_rank}, where its full rank is {full}"
-    if node is None or problem is not None:
-        raise PassError(f"the plan does not fit the model: layer {layer.anchor!r}: {problem}")
-    return node
+def _misfit(node: Node | None, decided: LayerRank, model: Model) -> str | None:
+    """Return why a decision cannot be carried out, None where it can."""
+    if decided.scheme not in {scheme.value for scheme in Scheme}:
+        return f"unknown scheme {decided.scheme!r}"
+    if node is None or not is_standard(node, *OPS):
+        return "no such layer"
+    reason = why_not(node, model.graph, model)
+    if reason is not None:
+        return reason
+    layer, scheme = linear_layer(node), Scheme(decided.scheme)
+    reason = misfit(layer, scheme)
+    if reason is not None:
+        return reason
+    most = full(layer, scheme)
+    if not 1 <= decided.rank <= most.rank == decided.full_rank:
+        return f"rank {decided.rank} of {decided.full_rank}, where its full rank is {most.rank}"
+    if (most.inner is None) != (decided.inner is None) or not 1 <= (decided.inner or 1) <= (most.inner or 1):
+        return f"inner rank {decided.inner}, where its full one is {most.inner}"
+    return None

@@ -109,7 +109,7 @@ class PruneFilters(PlannedPass[PrunePlan]):
         "what makes a filter matter [obs with samples, otherwise l1]",
     )
     repair: Repair = option(Repair.AUTO, "refit the layers behind a cut on the samples: auto if there are any")
-    samples: int = option(512, "how many calibration samples to look at")
+    samples: int = option(1024, "how many calibration samples to look at")
     multiple: int | None = option(None, "keep multiples of this many channels [1 with ratio, otherwise the target's]")
     clock: Clock = option(Clock.ON, "time what a MACs budget saves; where that is little, round to larger multiples")
     only: tuple[str, ...] = option((), "prune only groups with a layer that matches these patterns, e.g. conv*|fc?")

@@ -55,6 +55,11 @@ class LinearLayer:
         return math.prod(self.kernel)
 
     @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """The shape of :meth:`matrix`: (groups, O/groups, d)."""
+        return self.groups, self.channels // self.groups, self.width
+
+    @property
     def has_bias(self) -> bool:
         """Whether the operator has a bias or can be given one."""
         return self.node.op != "MatMul"
@@ -92,7 +97,7 @@ class LinearLayer:
             values = parts.swapaxes(1, 2)
         elif self.node.op != "Conv" and not self.node.attrs.get("transB"):
             values = values[0].T
-        return _rounded(values.reshape(tuple(self.weight.shape)), numpy_dtype(self.weight.dtype), self.anchor)
+        return rounded(values.reshape(tuple(self.weight.shape)), numpy_dtype(self.weight.dtype), self.anchor)
 
     def bias(self) -> Floats:
         """Return b, a Gemm's beta included; zeros where the layer has none. Shape (O,), float64."""
@@ -110,10 +115,15 @@ class LinearLayer:
         Raises:
             PassError: a value does not fit the type.
         """
-        return _rounded(bias, numpy_dtype(self.weight.dtype), self.anchor)
+        return rounded(bias, numpy_dtype(self.weight.dtype), self.anchor)
 
 
-def _rounded(values: Array, dtype: np.dtype[Any] | None, anchor: str) -> Array:
+def rounded(values: Array, dtype: np.dtype[Any] | None, anchor: str) -> Array:
+    """Return ``values`` as weights of the layer ``anchor`` are stored.
+
+    Raises:
+        PassError: a value does not fit the type.
+    """
     with np.errstate(over="ignore"):
         rounded = np.ascontiguousarray(values.astype(dtype))
     if not np.isfinite(rounded).all():

@@ -239,7 +239,7 @@ class Rewriter:
         self.edits += 1
 
     def finish(self) -> None:
-        """Drop removed nodes and restore a topological order. Call once, after the last edit."""
+        """Drop removed nodes and restore a topological order. Call after the last edit, and before a run."""
         if self._dead:
             for graph in self.model.graphs():
                 graph.nodes = [node for node in graph.nodes if id(node) not in self._dead]

@@ -12,9 +12,10 @@ from properties.comparing import assert_equal
 from properties.random_graphs import Made, Recipe, recipes
 from properties.test_exact_passes import BRIEF, LONG, TRAINED, made, trained
 
-from onnxslim.ir import Model, Rewriter, anchor_of, array_of, graph_nodes
+from onnxslim.analysis.linear_layers import linear_layer, refusal
+from onnxslim.ir import Model, Rewriter, anchor_of, graph_nodes
 from onnxslim.passes import FactorLowRank
-from onnxslim.passes._low_rank import full_rank
+from onnxslim.passes._forms import Scheme, full_rank
 from onnxslim.passes.factor_low_rank import LayerRank, LowRankPlan
 from onnxslim.pipeline import PassContext
 
@@ -28,15 +29,11 @@ def at_full_rank(model: Model) -> LowRankPlan:
     """
     plan = FactorLowRank(ratio=0).plan(model, PassContext())
     able = [anchor for anchor, reason in plan.refused if "nothing to gain" in reason]
-    weights = {
-        anchor_of(node): array_of(node.inputs[1]) for _, node in graph_nodes(model.graph) if len(node.inputs) > 1
-    }
+    nodes = {anchor_of(node): node for _, node in graph_nodes(model.graph) if refusal(node) is None}
     layers = []
     for anchor in able:
-        weight = weights[anchor]
-        assert weight is not None
-        rank = full_rank(weight.shape, "svd")
-        layers.append(LayerRank(anchor=anchor, scheme="svd", rank=rank, full_rank=rank))
+        rank = full_rank(linear_layer(nodes[anchor]), Scheme.CHANNEL)
+        layers.append(LayerRank(anchor=anchor, scheme="channel", rank=rank, full_rank=rank))
     return LowRankPlan(layers=tuple(layers))
 
 

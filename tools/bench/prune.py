@@ -37,10 +37,10 @@ class Case:
 
 
 CASES = (
-    Case("resnet20_cifar10", "cifar10", 768, ((0.9, None), (0.8, 3.0), (0.7, None), (0.6, None))),
-    Case("resnet56_cifar10", "cifar10", 768, ((0.85, None), (0.73, 2.0), (0.55, 6.0), (0.4, None))),
-    Case("vgg11_cifar10", "cifar10", 768, ((0.8, None), (0.6, 1.5), (0.4, None))),
-    Case("googlenet_cifar10", "cifar10", 768, ((0.85, None), (0.75, 2.0), (0.6, None))),
+    Case("resnet20_cifar10", "cifar10", 1024, ((0.9, None), (0.8, 3.0), (0.7, None), (0.6, None))),
+    Case("resnet56_cifar10", "cifar10", 1024, ((0.85, None), (0.73, 2.0), (0.55, 6.0), (0.4, None))),
+    Case("vgg11_cifar10", "cifar10", 1024, ((0.8, None), (0.6, 1.5), (0.4, None))),
+    Case("googlenet_cifar10", "cifar10", 1024, ((0.85, None), (0.75, 2.0), (0.6, None))),
     Case("efficientnet_lite0", "imagenet", 200, ((0.9, 2.0), (0.8, 8.0), (0.7, None))),
 )
 

@@ -1,0 +1,87 @@
+"""Whether a factorized layer is faster: both forms in onnxruntime, at the layer's real input, beside each other.
+
+Time does not depend on weights, so the stages are timed with noise for weights; what was timed once is remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxslim.analysis.linear_layers import LinearLayer
+from onnxslim.ir import numpy_dtype
+from onnxslim.measure.stopwatch import Rounds, time_shares
+from onnxslim.passes._forms import Form, Stage, blank
+from onnxslim.runtime import RuntimeRefusal
+
+WORTH = 0.6
+"""Share of the saved multiply-accumulates that must be saved time."""
+MARGIN = 0.03
+"""How much faster a form must be at least: less is within the noise."""
+ROUNDS = Rounds(seconds=0.25, least=7, most=60)
+
+Key = tuple[object, ...]
+
+
+@dataclass
+class FormClock:
+    """Times forms of layers for one opset; asks onnxruntime once for each shape."""
+
+    opset: int
+    _known: dict[Key, float] = field(default_factory=dict)
+
+    def share(self, layer: LinearLayer, form: Form, shape: tuple[int, ...]) -> float | None:
+        """Return the time of ``form`` as a share of the layer's own for inputs of ``shape``; None if it did not run."""
+        attrs = tuple(sorted((name, str(value)) for name, value in layer.node.attrs.items()))
+        key = (layer.node.op, attrs, tuple(layer.weight.shape), shape, form)
+        if key not in self._known:
+            found = self._measured(layer, form, shape)
+            if found is None:
+                return None
+            self._known[key] = found
+        return self._known[key]
+
+    def _measured(self, layer: LinearLayer, form: Form, shape: tuple[int, ...]) -> float | None:
+        random = np.random.default_rng(0)
+        own = Stage(layer.node.op, layer.stored(random.standard_normal(layer.matrix_shape)), dict(layer.node.attrs))
+        dtype = numpy_dtype(layer.weight.dtype)
+        if dtype is None:
+            return None
+        models = [_model(stages, shape, self.opset, dtype) for stages in ((own,), blank(layer, form, random))]
+        feeds = [{"x": random.standard_normal(shape).astype(dtype)}] * 2
+        try:
+            return round(time_shares(models, feeds, ROUNDS)[1], 4)
+        except RuntimeRefusal:
+            return None
+
+
+def pays(time: float, macs: float) -> bool:
+    """Whether a form with these shares of time and multiply-accumulates is worth it."""
+    return 1 - time >= max(WORTH * (1 - macs), MARGIN)
+
+
+def _model(stages: tuple[Stage, ...], shape: tuple[int, ...], opset: int, dtype: np.dtype[np.generic]) -> bytes:
+    """Return a model of nothing but ``stages``, a bias in the last where it can have one."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    nodes, weights, given = [], [], "x"
+    for index, stage in enumerate(stages):
+        out = "y" if index == len(stages) - 1 else f"m{index}"
+        inputs = [given, f"w{index}"]
+        weights.append(onnx.numpy_helper.from_array(stage.weight.astype(dtype), f"w{index}"))
+        if stage.op == "Gemm" and opset < 11:
+            inputs.append(f"b{index}")
+            weights.append(onnx.numpy_helper.from_array(np.zeros(1, dtype), f"b{index}"))
+        nodes.append(helper.make_node(stage.op, inputs, [out], **stage.attrs))
+        given = out
+    graph = helper.make_graph(
+        nodes,
+        "layer",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, None)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return model.SerializeToString()
