@@ -125,9 +125,16 @@ def _channel(problem: Problem, form: Form) -> Factored:
 
 def _halves(matrix: Floats, metric: Floats | None, rank: int) -> tuple[Floats, Floats]:
     """Return the factors of rank ``rank`` whose product is closest to ``matrix``, each singular value shared evenly."""
-    _, down = principal(matrix, metric, rank)
-    seen = down if metric is None else down @ metric
-    up = solved(seen @ down.T, seen @ matrix.T).T
+    if metric is None and len(matrix) <= matrix.shape[1]:
+        up = leading(matrix @ matrix.T, rank)[1]
+        down = up.T @ matrix
+    elif metric is None:
+        down = leading(matrix.T @ matrix, rank)[1].T
+        up = matrix @ down.T
+    else:
+        down = principal(matrix, metric, rank)[1]
+        seen = down @ metric
+        up = solved(seen @ down.T, seen @ matrix.T).T
     scale = np.sqrt(np.linalg.norm(up, axis=0) / np.maximum(np.linalg.norm(down, axis=1), 1e-150))
     scale[scale == 0] = 1.0
     return up / scale, down * scale[:, None]

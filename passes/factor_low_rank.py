@@ -169,7 +169,8 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
         for node in rewriter.model.graph.nodes:
             if anchor_of(node) in forms:
                 by_weight.setdefault(id(node.inputs[1]), []).append(node)
-        together = [nodes for nodes in by_weight.values() if plan.fit is None or not fitted_alone(nodes)]
+        shared = list(by_weight.values())
+        together = [nodes for nodes in shared if plan.fit is None or not fitted_alone(nodes)]
         plain = {anchor_of(node) for nodes in together for node in nodes}
         reference = rewriter.model.copy() if plan.fit is not None else None
         held = [node.inputs[1] for nodes in together for node in nodes]  # so that ids stay theirs

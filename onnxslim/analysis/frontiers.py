@@ -45,7 +45,7 @@ def part_of(model: Model, names: Sequence[str], stops: Values) -> Model:
         raise PassError(f"no node of the model computes {missing!r}")
     needed, read = _ancestors(names, made, stops)
     outputs = [made[name][1] for name in names]
-    starts = [made[name][1] for name in stops if name in read]
+    starts = [made[name][1] for name in stops if name in read and name in made]  # inputs are inputs already
     dropped = [node for node in graph.nodes if id(node) not in needed]
     graph.nodes = [node for node in graph.nodes if id(node) in needed]
     for node in dropped:

@@ -150,7 +150,8 @@ class _Run:
         example = held.batches[0] if held is not None else {}
         given = {*stops, *(spec.name for spec in model.inputs)}
         self._given = [name for name in names if name in given]
-        self._computed = [name for name in names if name not in given]
+        self._fixed = {name: value for name, value in model.defaults.items() if name in names and name not in given}
+        self._computed = [name for name in names if name not in given and name not in self._fixed]
         part = part_of(model, self._computed, {name: example[name] for name in stops})
         self._inputs = [spec.name for spec in part.inputs]
         inputs = {spec.name for spec in model.inputs}
@@ -159,7 +160,7 @@ class _Run:
         self._session = Session(self._placed.data, config) if self._computed else None
 
     def __call__(self, feed: Feed) -> Values:
-        values: Values = {name: feed[name] for name in self._given}
+        values: Values = {**self._fixed, **{name: feed[name] for name in self._given}}
         if self._session is not None:
             values.update(self._session.run({name: feed[name] for name in self._inputs}, self._computed))
         return values

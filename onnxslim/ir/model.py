@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.inliner
 from google.protobuf.message import EncodeError
@@ -225,6 +226,11 @@ class Model:
     def inputs(self) -> tuple[TensorSpec, ...]:
         """What the model must be fed: inputs without a default value, in order."""
         return tuple(_spec(t) for t in self.graph.inputs if t.name not in self._notes.defaults)
+
+    @property
+    def defaults(self) -> dict[str, npt.NDArray[Any]]:
+        """The values of inputs that need not be fed."""
+        return {name: onnx.numpy_helper.to_array(value) for name, value in self._notes.defaults.items()}
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:

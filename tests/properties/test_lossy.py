@@ -16,15 +16,21 @@ from onnxslim.analysis import concrete_shapes, model_cost
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
+from onnxslim.passes.factor_low_rank import Clock, Estimate, SchemeChoice
 from onnxslim.pipeline import Costs, Pass, PassContext, exact_fixed_point
 from onnxslim.runtime import Level, Reading, Session, SessionConfig
 from onnxslim.samples import Samples
 
 fraction = st.floats(0, 1)
+schemes, clocks = st.sampled_from(SchemeChoice), st.sampled_from(Clock)
 PRUNE = st.one_of(st.builds(PruneFilters, ratio=fraction), st.builds(PruneFilters, macs=fraction))
 FACTOR = st.one_of(
-    *(st.builds(FactorLowRank, **{name: fraction}) for name in ("ratio", "energy", "macs", "bytes")),
-    st.builds(FactorLowRank, rank=st.integers(1, 4)),
+    *(
+        st.builds(FactorLowRank, **{name: fraction}, scheme=schemes, clock=clocks)
+        for name in ("ratio", "energy", "macs", "bytes")
+    ),
+    st.builds(FactorLowRank, rank=st.integers(1, 4), scheme=schemes, clock=clocks),
+    st.builds(FactorLowRank, estimate=st.just(Estimate.VBMF), scheme=schemes, clock=clocks),
 )
 QDQ = st.builds(InsertQdq, per_channel=st.booleans())
 TYPES = ("float32", "float32", "float32", "float64", "float16")
