@@ -172,7 +172,7 @@ class Study:
         else:
             rank, inner = _estimated(problem, scheme)
         multiple = (options.multiple or 1) if scheme is not Scheme.SEPARABLE else 1
-        rank = _ranks.rounded(rank, multiple, most.rank)
+        rank = _ranks.rounded(min(rank, most.rank) if inner else rank, multiple, most.rank)
         return Form(scheme, rank, inner and inputs and _ranks.rounded(inner, multiple, inputs))
 
     def _with_energy(self, problem: Problem, scheme: Scheme, energy: float) -> tuple[int, int | None]:
