@@ -29,7 +29,7 @@ from scipy.linalg import solve_triangular
 
 from onnxslim.analysis.linear_layers import LinearLayer
 from onnxslim.passes._algebra import half_solved, leading, parallel_factors, principal, root, solved
-from onnxslim.passes._forms import Form, Scheme, Stage, along, pointwise, windowed
+from onnxslim.passes._forms import Form, Scheme, Stage, along, full, pointwise, windowed
 
 Floats = npt.NDArray[np.float64]
 
@@ -257,7 +257,8 @@ def _inner_basis(problem: Problem, rank: int) -> Floats:
 def _tucker_errors(problem: Problem, ranks: Sequence[int]) -> Iterator[tuple[Form, float]]:
     layer = problem.layer
     inputs, taps = layer.width // layer.taps, layer.taps
-    inners = sorted({min(max(1, round(rank * inputs / layer.channels)), inputs) for rank in ranks})
+    most = full(layer, Scheme.TUCKER).inner or 1
+    inners = sorted({min(max(1, round(rank * inputs / layer.channels)), most) for rank in ranks})
     down = _inner_basis(problem, max(inners))
     gram, cross = _through(problem, down)
     whole = problem.energy()

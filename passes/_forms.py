@@ -97,8 +97,8 @@ def full_rank(layer: LinearLayer, scheme: Scheme) -> int:
 
 def full(layer: LinearLayer, scheme: Scheme) -> Form:
     """Return the form that keeps everything."""
-    inner = layer.width // layer.taps if scheme is Scheme.TUCKER else None
-    return Form(scheme, full_rank(layer, scheme), inner)
+    inner = min(layer.width // layer.taps, layer.channels * layer.taps)
+    return Form(scheme, full_rank(layer, scheme), inner if scheme is Scheme.TUCKER else None)
 
 
 # ---- what it costs ---------------------------------------------------------------------------------------------------
