@@ -16,7 +16,8 @@ _LEAST = 1e-12
 """Added to a Gram matrix of features, as a fraction of its mean diagonal; a hundredfold until it is definite."""
 _SWEEPS = 100
 """Of alternating least squares, at most."""
-_STARTS = 4
+_STARTS, _FEW = 4, 16
+"""How many starts are tried for ranks up to the second number; one above, where each takes long and all end alike."""
 _SETTLED = 1e-9
 """Change of the fit, as a fraction of the tensor's energy, at which alternating least squares stop."""
 
@@ -93,7 +94,7 @@ def parallel_factors(tensor: Floats, rank: int) -> list[Floats]:
     random = np.random.default_rng(0)
     unfolded = [np.moveaxis(tensor, axis, 0).reshape(size, -1) for axis, size in enumerate(tensor.shape)]
     best, least = [], np.inf
-    for start in range(_STARTS):
+    for start in range(_STARTS if rank <= _FEW else 1):
         leading_rows = [principal(m.T, None, min(rank, len(m)))[1][: None if start == 0 else 0] for m in unfolded]
         more = [random.standard_normal((rank - len(rows), rows.shape[1])) for rows in leading_rows]
         found, left = _alternated(unfolded, [np.concatenate(pair) for pair in zip(leading_rows, more, strict=True)])
@@ -108,7 +109,7 @@ def _alternated(unfolded: Sequence[Floats], factors: list[Floats]) -> tuple[list
     """Improve ``factors`` one by one until that wins nothing more; return them and the error."""
     rank, energy = len(factors[0]), float((unfolded[0] ** 2).sum())
     before = np.inf
-    for _ in range(_SWEEPS):
+    for _ in range(_SWEEPS if rank <= _FEW else _SWEEPS // 5):
         for axis, matrix in enumerate(unfolded):
             others = [factor for index, factor in enumerate(factors) if index != axis]
             joined = np.einsum("ra,rb,rc->rabc", *others).reshape(rank, -1)

@@ -194,7 +194,8 @@ class Study:
         return f"{_told(form)} would take {time:.0%} of its time for {share:.0%} of its multiply-accumulates"
 
     def _time(self, subject: _Subject, form: Form) -> float | None:
-        if self.options.clock.value == "off" or subject.shape is None or self.context.feed is None:
+        silent = self.options.clock.value == "off" or self.options.bytes is not None
+        if silent or subject.shape is None or self.context.feed is None:
             return None
         return self._clock.share(subject.layer, form, subject.shape)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import exact
 import growth
+import low_rank
 import peers
 import prunable
 import prune
@@ -46,9 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     five = commands.add_parser("prunable", help="which share of the filters pruning can reach, and what keeps the rest")
     five.add_argument("models", nargs="*", type=Path, help="ONNX files, or folders of them, besides the gallery")
     five.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    six = commands.add_parser("low-rank", help="accuracy against MACs: fitted factors, plain SVD of the weights")
+    six.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
+    six.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    six.add_argument("--plot", type=Path, help="write the curves as an HTML file")
     args = parser.parse_args(argv)
     if args.command == "prunable":
         return prunable.run(_files(args.models), args.only)
+    if args.command == "low-rank":
+        return low_rank.run(args.folder, args.only, args.plot)
     if args.command == "prune":
         python = None if args.without_peers else peers.ensure(args.peers)
         return prune.run(args.folder, args.only, python, args.options, args.plot)

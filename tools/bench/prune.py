@@ -88,11 +88,11 @@ def _rows(case: Case, folder: Path, peers: Path | None, options: str) -> Iterato
         onnxslim.optimize(source, bench=False).model.save(exact)
         common = {"zoo": str(folder), "kind": case.kind, "calibrate": case.calibrate, "model": str(exact)}
         common |= {"out": str(scratch / "out.onnx"), "exact": str(exact)}
-        base = _work({**common, "spec": None, "candidate": str(exact)})["accuracy"]
+        base = work({**common, "spec": None, "candidate": str(exact)})["accuracy"]
         theirs = _peer(case, folder, exact, scratch, peers, common) if peers is not None else []
         for share, bar in case.bars:
-            ours = _work({**common, "spec": f"prune-filters{{macs={share}{options}}}", "time": True})
-            plain = _work({**common, "spec": f"prune-filters{{macs={share} criterion=l1 repair=off multiple=1}}"})
+            ours = work({**common, "spec": f"prune-filters{{macs={share}{options}}}", "time": True})
+            plain = work({**common, "spec": f"prune-filters{{macs={share} criterion=l1 repair=off multiple=1}}"})
             best = _best(theirs, share, common)
             yield _row(case.model, share, bar, base, ours, plain["accuracy"], best)
 
@@ -103,7 +103,7 @@ def _best(theirs: Sequence[dict[str, Any]], share: float, common: dict[str, Any]
     if not able:
         return None
     chosen = max(able, key=lambda row: float(row["accuracy"]))
-    return float(_work({**common, "spec": None, "candidate": chosen["candidate"]})["accuracy"])
+    return float(work({**common, "spec": None, "candidate": chosen["candidate"]})["accuracy"])
 
 
 def _row(
@@ -126,7 +126,8 @@ def _row(
     return Row(cells + ("  MISSED" if missed else "") + ("  " + "; ".join(notes) if notes else ""), missed, points)
 
 
-def _work(row: dict[str, Any]) -> dict[str, Any]:
+def work(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what a worker of its own says of one row, see ``prune_worker``."""
     done = subprocess.run(
         [sys.executable, str(WORKER)], input=json.dumps(row), capture_output=True, text=True, check=False
     )
@@ -149,4 +150,4 @@ def _peer(
         [str(peers), str(PEER), str(exact), str(scratch / "feeds.npz"), str(made)], check=False, capture_output=True
     )
     rows = ({**common, "spec": None, "candidate": str(path), "judge": 500} for path in sorted(made.glob("*.onnx")))
-    return [{**_work(row), "candidate": row["candidate"]} for row in rows]
+    return [{**work(row), "candidate": row["candidate"]} for row in rows]

@@ -1,7 +1,7 @@
-"""One row of the pruning bench in a process of its own: prune (or take) a model, judge it, print JSON.
+"""One row of a bench in a process of its own: optimize (or take) a model, judge it, print JSON.
 
-Reads a JSON object from standard input: model, kind (cifar10 or imagenet), zoo, calibrate (samples), spec (a pipeline,
-or null to judge ``candidate`` as it is), candidate, out, judge (images to judge by; all unless given).
+Reads a JSON object from standard input: model, kind (cifar10 or imagenet), zoo, calibrate (samples; 0 for none), spec
+(a pipeline, or null to judge ``candidate`` as it is), candidate, out, judge (images to judge by; all unless given).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def main() -> int:
     candidate = row.get("candidate")
     if row["spec"] is not None:
         started = time.perf_counter()
-        result = onnxslim.optimize(
-            row["model"], calibration, eval_data=calibration.take(10), passes=row["spec"], bench=False
-        )
+        given = calibration if row["calibrate"] else None
+        result = onnxslim.optimize(row["model"], given, eval_data=calibration.take(10), passes=row["spec"], bench=False)
         found["seconds"] = time.perf_counter() - started
         found["refused"] = [record.reason for record in result.report.passes if record.reason]
+        found["plans"] = [decision.plan for decision in result.plan.decisions]
         result.model.save(row["out"])
         found["rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         candidate = row["out"]
@@ -50,6 +50,7 @@ def main() -> int:
         for model in map(Model.load, (row["model"], candidate))
     ]
     found["macs"] = macs[1] / macs[0]
+    found["original"], found["size"] = (Path(path).stat().st_size for path in (row["model"], candidate))
     found["accuracy"] = accuracy(Path(candidate), evaluation.shuffled(0).take(row.get("judge", len(evaluation))))
     if row.get("time"):
         pair = [Path(path).read_bytes() for path in (row["exact"], candidate)]
@@ -64,9 +65,9 @@ def samples(zoo: Path, kind: str, calibrate: int) -> tuple[Samples, Samples]:
     given = PREPROCESS[kind]
     if kind == "cifar10":
         pair = [Samples.from_path(zoo / kind / f"{name}.npz", preprocess=given) for name in ("calib", "val")]
-        return pair[0].shuffled(0).take(calibrate), pair[1]
+        return pair[0].shuffled(0).take(calibrate or 10), pair[1]
     calib, held = (Samples.from_path(zoo / kind / name, preprocess=given) for name in ("calib", "val"))
-    return calib.shuffled(0).take(calibrate), held
+    return calib.shuffled(0).take(calibrate or 10), held
 
 
 def accuracy(path: Path, evaluation: Samples) -> float:
