@@ -89,7 +89,20 @@ def _computed(graph: Graph) -> Iterator[Tensor]:
         yield from (tensor for tensor in node.outputs if isinstance(tensor, Variable) and tensor.name)
 
 
+_LIKE_THEIR_INPUT = frozenset({"GroupNormalization"})
+"""Operators without shape inference in onnx whose output is of the type and shape of their first input."""
+
+
+def _help(proto: onnx.ModelProto) -> None:
+    """Let nodes that onnx cannot infer be copies of their input: ``proto`` serves inference alone."""
+    for node in proto.graph.node:
+        if node.op_type in _LIKE_THEIR_INPUT and node.domain in ("", "ai.onnx"):
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+
+
 def _infer(proto: onnx.ModelProto, *, nested: bool) -> dict[str, Known]:
+    _help(proto)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=not _has_long_vector(proto))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.helper as oh
 import onnx.parser
 
-from onnxslim.analysis import infer_shapes
+from onnxslim.analysis import concrete_shapes, infer_shapes
 from onnxslim.ir import Model
 
 LOOP = """<ir_version: 8, opset_import: ["" : 17]>
@@ -42,3 +43,17 @@ def test_a_name_that_two_subgraphs_share_is_not_mixed_up() -> None:
     found = shapes(BRANCHES)
     assert found["t", "a"] is None
     assert found["e", "a"] is None
+
+
+def test_group_normalization_is_like_its_input() -> None:
+    """onnx infers nothing for it."""
+    nodes = [
+        oh.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2),
+        oh.make_node("Relu", ["y"], ["z"]),
+    ]
+    values = [oh.make_tensor_value_info(name, 1, [4]) for name in "sb"]
+    inputs = [oh.make_tensor_value_info("x", 1, [2, 4, 5]), *values]
+    graph = oh.make_graph(nodes, "g", inputs, [oh.make_tensor_value_info("z", 1, [2, 4, 5])])
+    model = Model.load(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 21)], ir_version=10))
+    assert concrete_shapes(model)["y"] == (2, 4, 5)
+    assert [node.op for node in model.graph.nodes] == ["GroupNormalization", "Relu"]

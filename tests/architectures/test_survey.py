@@ -26,7 +26,6 @@ LESS = {
     "vit": 0.72,  # LayerNormalization takes statistics over the trunk, here and below
     "swin": 0.65,
     "convnext": 0.6,
-    "group-norm": 0.0,  # onnx infers no shape for GroupNormalization
     "captured": 0.59,  # a subgraph reads a quarter of the filters
 }
 
