@@ -10,10 +10,10 @@ Curve = Sequence[tuple[float, float]]
 """(share of the MACs that is left, accuracy in percent)."""
 
 WIDTH, HEIGHT, LEFT, BOTTOM = 420, 260, 44, 34
-COLOURS = {"ours": "#1b6ac9", "L1 without repair": "#c0392b", "onnxsim": "#8a6d1d"}
+COLOURS = ("#1b6ac9", "#c0392b", "#8a6d1d", "#4b8b3b")
 STYLE = (
     "body{font:14px system-ui;margin:2rem;background:#fff;color:#222}"
-    "figure{display:inline-block;margin:0 1.5rem 1.5rem 0}"
+    "figure{display:inline-block;margin:0 1.5rem 1.5rem 0}svg{overflow:visible}"
     "text{font:11px system-ui;fill:currentColor}.grid{stroke:#e5e5e5}"
     "@media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}.grid{stroke:#333}}"
 )
@@ -21,18 +21,20 @@ STYLE = (
 
 def write(path: Path, title: str, charts: Mapping[str, Mapping[str, Curve]]) -> None:
     """Write one chart for each network, with a curve for each tool."""
+    names = dict.fromkeys(name for curves in charts.values() for name in curves)
+    colours = {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(names)}
     figures = "".join(
-        f"<figure><figcaption><b>{html.escape(name)}</b></figcaption>{_chart(curves)}</figure>"
+        f"<figure><figcaption><b>{html.escape(name)}</b></figcaption>{_chart(curves, colours)}</figure>"
         for name, curves in charts.items()
     )
-    legend = " ".join(f'<b style="color:{colour}">— {name}</b>' for name, colour in COLOURS.items())
+    legend = " ".join(f'<b style="color:{colour}">— {name}</b>' for name, colour in colours.items())
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
     head += f"<style>{STYLE}</style>"
     body = f"<h1>{html.escape(title)}</h1><p>Top-1 in percent against the share of MACs that is left. {legend}</p>"
     path.write_text(head + body + figures + "</html>\n")
 
 
-def _chart(curves: Mapping[str, Curve]) -> str:
+def _chart(curves: Mapping[str, Curve], colours: Mapping[str, str]) -> str:
     points = [point for curve in curves.values() for point in curve]
     lowest = max(0.0, 10 * (min(y for _, y in points) // 10))
     highest = min(100.0, 10 * (max(y for _, y in points) // 10 + 1))
@@ -55,6 +57,6 @@ def _chart(curves: Mapping[str, Curve]) -> str:
     for name, curve in curves.items():
         placed = [place(*point) for point in sorted(curve, reverse=True)]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[name]}"/>' for x, y in placed]
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colours[name]}"/>' for x, y in placed]
     return "".join(parts) + "</svg>"
