@@ -126,8 +126,8 @@ class Budget:
         if macs > 1 - LEAST or self.context.feed is None:
             return None
         try:
-            pair = [self.model.placed().data, trial.placed().data]
-            share = time_shares(pair, [self.context.feed] * 2, ROUNDS)[1]
+            placed = [self.model.placed(), trial.placed()]  # their files live as long
+            share = time_shares([each.data for each in placed], [self.context.feed] * 2, ROUNDS)[1]
         except RuntimeRefusal:
             return None
         return Timed(multiple=multiple, macs=round(macs, 4), time=round(share, 4))

@@ -14,6 +14,7 @@ from onnxslim.analysis.moments import Moments, Settings
 from onnxslim.analysis.second_order import Collector
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Node, Rewriter, anchor_of
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import _ranks
 from onnxslim.passes._factoring import POSITIONS, fitted_alone, problem_of, write_factors
 from onnxslim.passes._factors import Problem, channel_spectrum, errors, factored
@@ -194,7 +195,7 @@ class Study:
         return f"{_told(form)} would take {time:.0%} of its time for {share:.0%} of its multiply-accumulates"
 
     def _time(self, subject: _Subject, form: Form) -> float | None:
-        silent = self.options.clock.value == "off" or self.options.bytes is not None
+        silent = self.options.clock is Clock.OFF or self.options.bytes is not None
         if silent or subject.shape is None or self.context.feed is None:
             return None
         return self._clock.share(subject.layer, form, subject.shape)

@@ -66,7 +66,8 @@ class Probe:
         return self._error(self._outputs(changed))
 
     def _outputs(self, model: Model) -> list[list[Floats]]:
-        session = Session(model.placed().data, self._config)
+        placed = model.placed()  # its file lives as long
+        session = Session(placed.data, self._config)
         runs = (session.run(sample.feed) for sample in self._samples)
         return [[_numbers(value) for value in run.values()] for run in runs]
 

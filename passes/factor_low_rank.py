@@ -29,6 +29,7 @@ from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.linear_layers import linear_layer
 from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Node, Rewriter, anchor_of, is_standard
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes._eligible import OPS, eligible, why_not
 from onnxslim.passes._factoring import POSITIONS, Fit, factor_fitted, fitted_alone, problem_of, write_factors
 from onnxslim.passes._forms import Form, Scheme, full, misfit
@@ -53,13 +54,6 @@ class Estimate(enum.Enum):
     """How ranks are estimated."""
 
     VBMF = "vbmf"
-
-
-class Clock(enum.Enum):
-    """Whether forms are timed."""
-
-    ON = "on"
-    OFF = "off"
 
 
 class LayerRank(BaseModel):

@@ -30,6 +30,7 @@ from onnxslim.analysis.channels import ChannelGroup, Channels, analyze_channels
 from onnxslim.analysis.linear_layers import refusal
 from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Node, Rewriter, anchor_of, selects
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import _cutting, _ranking, _repair
 from onnxslim.passes._budget import Budget, Timed
 from onnxslim.passes._ranking import PruneCriterion, Ranking, Unranked
@@ -48,13 +49,6 @@ class Repair(enum.Enum):
 
     AUTO = "auto"
     """If there are samples."""
-    OFF = "off"
-
-
-class Clock(enum.Enum):
-    """Whether what a MACs budget saves is timed."""
-
-    ON = "on"
     OFF = "off"
 
 

@@ -6,6 +6,7 @@ slows all alike and none pays for another's caches. For claims there is ``latenc
 
 from __future__ import annotations
 
+import enum
 import random
 import statistics
 import time
@@ -13,6 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxslim.runtime import Feed, ModelData, Session, SessionConfig
+
+
+class Clock(enum.Enum):
+    """Whether a pass asks the clock."""
+
+    ON = "on"
+    OFF = "off"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import onnxslim
 from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import FactorLowRank, _form_clock
-from onnxslim.passes.factor_low_rank import Clock, Estimate, LowRankPlan, SchemeChoice
+from onnxslim.passes.factor_low_rank import Estimate, LowRankPlan, SchemeChoice
 from onnxslim.pipeline import Costs, PassContext
 from onnxslim.runtime import Session
 from onnxslim.samples import Samples

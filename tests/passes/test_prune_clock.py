@@ -11,9 +11,8 @@ import pytest
 
 from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
 from onnxslim.ir import Model, Rewriter
-from onnxslim.measure.stopwatch import Rounds, time_shares
+from onnxslim.measure.stopwatch import Clock, Rounds, time_shares
 from onnxslim.passes import PruneFilters, _budget
-from onnxslim.passes.prune_filters import Clock
 from onnxslim.pipeline import Costs, PassContext
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -14,8 +14,9 @@ import onnxslim
 from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
 from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Rewriter, array_of
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import PruneCriterion, PruneFilters, _evidence, _repair
-from onnxslim.passes.prune_filters import Clock, PrunePlan, Repair
+from onnxslim.passes.prune_filters import PrunePlan, Repair
 from onnxslim.pipeline import Costs, PassContext
 from onnxslim.runtime import Session
 from onnxslim.samples import Samples

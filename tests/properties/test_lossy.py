@@ -15,8 +15,9 @@ from properties.test_exact_passes import BRIEF, LONG, TRAINED, all_passes, made,
 from onnxslim.analysis import concrete_shapes, model_cost
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
-from onnxslim.passes.factor_low_rank import Clock, Estimate, SchemeChoice
+from onnxslim.passes.factor_low_rank import Estimate, SchemeChoice
 from onnxslim.pipeline import Costs, Pass, PassContext, exact_fixed_point
 from onnxslim.runtime import Level, Reading, Session, SessionConfig
 from onnxslim.samples import Samples

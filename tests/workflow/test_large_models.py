@@ -21,7 +21,15 @@ def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "passes", ["exact", "prune-filters{ratio=0.2}", "factor-low-rank{ratio=0.3 clock=off}", "insert-qdq"]
+    "passes",
+    [
+        "exact",
+        "prune-filters{ratio=0.2}",
+        "prune-filters{macs=0.8 clock=off}",
+        "factor-low-rank{ratio=0.3 clock=off}",
+        "factor-low-rank{macs=0.8 clock=off}",
+        "insert-qdq",
+    ],
 )
 def test_the_same_model_comes_out(passes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def run() -> onnxslim.OptimizeResult:

@@ -14,8 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from onnxslim.analysis import concrete_shapes, model_cost
 from onnxslim.errors import ModelError, OnnxslimError, PassError, UserError, one_line
 from onnxslim.ir import Model, Rewriter
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
-from onnxslim.passes.factor_low_rank import Clock
 from onnxslim.pipeline import Costs, Pass, PassContext, exact_fixed_point
 from onnxslim.runtime import Level, RuntimeRefusal, Session, SessionConfig
 from onnxslim.samples import Samples
