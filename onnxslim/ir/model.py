@@ -335,10 +335,6 @@ class Model:
         proto, files = self._marked()
         return saving.size_and_digest(proto, files, apart=self._is_split())
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the serialized model, in hexadecimal."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
-
 
 def _serialize(proto: onnx.ModelProto) -> bytes:
     try:

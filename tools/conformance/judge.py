@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,13 +121,11 @@ def _run(oracle: Oracle, data: bytes, feed: dict[str, Any]) -> Outputs:
     """Run a rewritten model as its original was run; a model of an old opset, converted, by either."""
     try:
         return oracle(data, feed)
-    except Exception:
+    except Exception:  # whatever onnx's evaluator raises, it does not run this model; another may
         if oracle is _by_onnxruntime:
             raise
-        try:
+        with suppress(RuntimeRefusal):
             return _by_onnxruntime(data, feed)
-        except RuntimeRefusal:
-            pass
         raise
 
 
