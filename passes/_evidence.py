@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxslim.analysis.activity import Activity, observe_activity
 from onnxslim.analysis.channels import ChannelGroup
-from onnxslim.analysis.moments import Request, blocks
+from onnxslim.analysis.moments import Request, blocks, in_turns
 from onnxslim.analysis.patches import LinearLayer, linear_layer, refusal
 from onnxslim.analysis.relations import Indices, Layer, Use
 from onnxslim.analysis.second_order import Collector, Moments, Settings
@@ -25,8 +25,6 @@ from onnxslim.passes._surgeon import Reader, readers_of
 from onnxslim.pipeline import PassContext
 from onnxslim.samples import Samples
 
-AT_ONCE = 512 * 2**20
-"""Bytes of moments that are held together."""
 MATRIX_BYTES = Settings().matrix_bytes
 POSITIONS = 64
 """Output positions of a layer that are looked at for one sample: channels are chosen well with fewer than weights."""
@@ -64,7 +62,7 @@ def by_samples(
     """
     collector = Collector(samples, None, Settings(POSITIONS, context.seed, context.threads))
     done = 0
-    for some in _few(groups):
+    for some in in_turns(groups, _moment_bytes):
         layers = {anchor: layer for group in some for anchor, layer in linear_readers(group).items()}
         parts = {anchor: blocks(layer, MATRIX_BYTES) for anchor, layer in layers.items()}
         moments = collector.moments(model, [anchor for anchor in layers if len(parts[anchor]) == 1])
@@ -144,19 +142,8 @@ def _in_blocks(
         yield Reader(moments.gram[0], weight, units[0, start:stop], energy, shrunk(0.0, moments))
 
 
-def _few(groups: Sequence[ChannelGroup]) -> Iterator[list[ChannelGroup]]:
-    """Split groups, in order, so that the moments of each few fit."""
-    held: list[ChannelGroup] = []
-    size = 0
-    for group in groups:
-        own = sum(min(8 * layer.groups * layer.width**2, MATRIX_BYTES) for layer in linear_readers(group).values())
-        if held and size + own > AT_ONCE:
-            yield held
-            held, size = [], 0
-        held.append(group)
-        size += own
-    if held:
-        yield held
+def _moment_bytes(group: ChannelGroup) -> int:
+    return sum(min(8 * layer.groups * layer.width**2, MATRIX_BYTES) for layer in linear_readers(group).values())
 
 
 def _active(group: ChannelGroup, activity: Mapping[str, Activity]) -> tuple[list[Rows], list[Rows]]:

@@ -12,7 +12,7 @@ from onnxslim.analysis.moments import Moments, Request, Settings
 from onnxslim.analysis.second_order import Collector, joined_by
 from onnxslim.ir import Model, Node, Rewriter, anchor_of
 from onnxslim.passes._factors import Problem, factored
-from onnxslim.passes._forms import Form, is_transposed, place, set_bias, stored
+from onnxslim.passes._forms import Form, Stage, blank, is_transposed, place, set_bias, stored
 from onnxslim.passes._least_squares import RIDGE, Bias, around_bias, best_bias, refit, shrunk
 from onnxslim.passes._repair import stages_of
 from onnxslim.pipeline import PassContext
@@ -62,13 +62,23 @@ def write_factors(
 ) -> None:
     """Factorize nodes that share a weight: they share the factors too. With moments, the bias is fitted."""
     made = factored(problem, form)
-    layers = [linear_layer(node) for node in nodes]
-    weights = stored(layers[0], made.stages, rewriter)
-    for layer in layers:
-        same = is_transposed(layer) == is_transposed(layers[0])
-        place(layer, form, made.stages, weights if same else weights[::-1], rewriter)
+    for layer in _placed(rewriter, nodes, made.stages, form):
         if moments is not None and layer.has_bias:
             set_bias(layer, best_bias(moments, made.weight), rewriter)
+
+
+def write_noise(rewriter: Rewriter, nodes: Sequence[Node], form: Form, random: np.random.Generator) -> None:
+    """Give nodes that share a weight the stages of ``form`` with noise for weights: a model to be timed, not used."""
+    _placed(rewriter, nodes, blank(linear_layer(nodes[0]), form, random), form)
+
+
+def _placed(rewriter: Rewriter, nodes: Sequence[Node], stages: Sequence[Stage], form: Form) -> list[LinearLayer]:
+    layers = [linear_layer(node) for node in nodes]
+    weights = stored(layers[0], stages, rewriter)
+    for layer in layers:
+        same = is_transposed(layer) == is_transposed(layers[0])
+        place(layer, form, stages, weights if same else weights[::-1], rewriter)
+    return layers
 
 
 def factor_fitted(

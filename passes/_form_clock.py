@@ -1,6 +1,7 @@
 """Whether a factorized layer is faster: both forms in onnxruntime, at the layer's real input, beside each other.
 
-Time does not depend on weights, so the stages are timed with noise for weights; what was timed once is remembered.
+Time does not depend on weights, so the stages are timed with noise for weights; what was timed once is remembered,
+from run to run.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from onnx import helper
 from onnxslim.analysis.linear_layers import LinearLayer
 from onnxslim.ir import numpy_dtype
 from onnxslim.measure.stopwatch import Rounds, time_shares
+from onnxslim.measure.timings import Timings
 from onnxslim.passes._forms import Form, Stage, blank
 from onnxslim.runtime import RuntimeRefusal
 
@@ -23,26 +25,28 @@ MARGIN = 0.03
 """How much faster a form must be at least: less is within the noise."""
 ROUNDS = Rounds(seconds=0.25, least=7, most=60)
 
-Key = tuple[object, ...]
-
 
 @dataclass
 class FormClock:
     """Times forms of layers for one opset; asks onnxruntime once for each shape."""
 
     opset: int
-    _known: dict[Key, float] = field(default_factory=dict)
+    known: Timings = field(default_factory=Timings)
 
     def share(self, layer: LinearLayer, form: Form, shape: tuple[int, ...]) -> float | None:
         """Return the time of ``form`` as a share of the layer's own for inputs of ``shape``; None if it did not run."""
-        attrs = tuple(sorted((name, str(value)) for name, value in layer.node.attrs.items()))
-        key = (layer.node.op, attrs, tuple(layer.weight.shape), shape, form)
-        if key not in self._known:
+        key = self._key(layer, form, shape)
+        found = self.known.get(key)
+        if found is None:
             found = self._measured(layer, form, shape)
-            if found is None:
-                return None
-            self._known[key] = found
-        return self._known[key]
+            if found is not None:
+                self.known.put(key, found)
+        return found
+
+    def _key(self, layer: LinearLayer, form: Form, shape: tuple[int, ...]) -> str:
+        attrs = " ".join(f"{name}={value}" for name, value in sorted(layer.node.attrs.items()))
+        own = f"{layer.node.op} {self.opset} {numpy_dtype(layer.weight.dtype)} {tuple(map(int, layer.weight.shape))}"
+        return f"{own} {attrs} of {shape}: {form.scheme.value} {form.rank} {form.inner}"
 
     def _measured(self, layer: LinearLayer, form: Form, shape: tuple[int, ...]) -> float | None:
         random = np.random.default_rng(0)
@@ -58,9 +62,9 @@ class FormClock:
             return None
 
 
-def pays(time: float, macs: float) -> bool:
+def pays(time: float, macs: float, worth: float = WORTH, margin: float = MARGIN) -> bool:
     """Whether a form with these shares of time and multiply-accumulates is worth it."""
-    return 1 - time >= max(WORTH * (1 - macs), MARGIN)
+    return 1 - time >= max(worth * (1 - macs), margin)
 
 
 def _model(stages: tuple[Stage, ...], shape: tuple[int, ...], opset: int, dtype: np.dtype[np.generic]) -> bytes:

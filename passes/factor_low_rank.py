@@ -34,7 +34,9 @@ from onnxslim.passes._eligible import OPS, eligible, why_not
 from onnxslim.passes._factoring import POSITIONS, Fit, factor_fitted, fitted_alone, problem_of, write_factors
 from onnxslim.passes._forms import Form, Scheme, full, misfit
 from onnxslim.passes._least_squares import RIDGE
-from onnxslim.passes._rank_study import Decision, Study
+from onnxslim.passes._rank_choice import Whole, choose
+from onnxslim.passes._rank_study import Study
+from onnxslim.passes._rank_subject import Decision
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
 
@@ -90,6 +92,8 @@ class LowRankPlan(Plan):
 
     layers: tuple[LayerRank, ...]
     fit: FitPlan | None = None
+    whole: Whole | None = None
+    """What was measured of the whole model with these forms."""
     refused: tuple[tuple[str, str], ...] = ()
     """(anchor, reason)."""
 
@@ -142,13 +146,14 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
         shared, refused = eligible(model, self.only, self.exclude, spare_others=self.bytes is not None)
         study = Study(self, model, context)
         layers: list[LayerRank] = []
-        for decision in study.decisions(shared):
+        decisions, whole = choose(study, shared)
+        for decision in decisions:
             if decision.form is None:
                 refused += [(anchor_of(node), decision.reason) for node in decision.nodes]
             else:
                 layers += [_layer_rank(node, decision) for node in decision.nodes]
         fit = FitPlan(samples=len(study.samples)) if study.samples is not None and layers else None
-        return LowRankPlan(layers=tuple(layers), fit=fit, refused=tuple(refused))
+        return LowRankPlan(layers=tuple(layers), fit=fit, refused=tuple(refused), whole=whole)
 
     def apply(self, rewriter: Rewriter, plan: LowRankPlan, context: PassContext) -> None:
         """Replace each layer of ``plan`` by its stages.

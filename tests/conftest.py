@@ -15,3 +15,9 @@ def zoo() -> Path:
     if not folder:
         pytest.skip("set ONNXSLIM_ZOO to a folder of real models to run this test")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what one test measured from the next, and from the user."""
+    monkeypatch.setenv("ONNXSLIM_CACHE", str(tmp_path / "cache"))

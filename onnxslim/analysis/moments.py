@@ -7,8 +7,9 @@ Sums are taken in float64 around a shift that the first patches give (a shifted-
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.linalg.blas import dsyrk
@@ -19,6 +20,10 @@ from onnxslim.analysis.patches import PatchMap, items, patch_map
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, anchor_of, is_standard
 
+T = TypeVar("T")
+
+HELD_BYTES = 512 * 2**20
+"""Moments of several layers that are held together."""
 CHUNK_BYTES = 32 * 2**20
 """Patches in float64 that are multiplied at once."""
 _FEWEST_ROWS = 256
@@ -247,6 +252,21 @@ class Sums:
         energy = np.einsum("god,gdo->go", matrix, cross).reshape(-1)
         target = np.einsum("god,gd->go", matrix, mean).reshape(-1) + self.layer.bias()
         return Moments(self._count, self._samples, mean, gram, target, cross, np.maximum(energy, 0.0))
+
+
+def in_turns(items: Sequence[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split ``items``, in order, so that the moments of each few, ``size`` bytes each, fit beside each other."""
+    held: list[T] = []
+    taken = 0
+    for item in items:
+        own = size(item)
+        if held and taken + own > HELD_BYTES:
+            yield held
+            held, taken = [], 0
+        held.append(item)
+        taken += own
+    if held:
+        yield held
 
 
 def drawn(positions: int, limit: int, seed: int, index: int) -> Indices:

@@ -10,6 +10,7 @@ import onnx
 
 from onnxslim.analysis import ModelCost, concrete_shapes, model_cost
 from onnxslim.ir import Model
+from onnxslim.measure.machine import cpu_name
 from onnxslim.pipeline import Costs
 from onnxslim.report.network import LayerSummary, ModelSummary
 from onnxslim.report.schema import Environment, Tool
@@ -62,19 +63,9 @@ def tool() -> Tool:
 def environment() -> Environment:
     """Return what the measurements were made on."""
     return Environment(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=os.cpu_count() or 1,
         python=platform.python_version(),
         onnx=onnx.__version__,
         onnxruntime=onnxruntime_version(),
     )
-
-
-def _cpu_name() -> str:
-    """Return the processor's marketing name where the system tells, otherwise its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return name or platform.machine()

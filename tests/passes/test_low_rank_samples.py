@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from onnxslim.analysis import concrete_shapes, infer_shapes, model_cost
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter
 from onnxslim.measure.stopwatch import Clock
-from onnxslim.passes import FactorLowRank, _form_clock
+from onnxslim.passes import FactorLowRank, _form_clock, _rank_choice
 from onnxslim.passes.factor_low_rank import Estimate, LowRankPlan, SchemeChoice
 from onnxslim.pipeline import Costs, PassContext
 from onnxslim.runtime import Session
@@ -124,15 +125,22 @@ def test_activations_that_are_not_finite_fail_the_pass() -> None:
 # ---- the clock -------------------------------------------------------------------------------------------------------
 
 
-def clock(monkeypatch: pytest.MonkeyPatch, share: Any) -> list[Any]:
-    """Let all forms take ``share(layer, form)`` of a layer's time; return what was asked."""
+def clock(monkeypatch: pytest.MonkeyPatch, share: Any, wholes: Sequence[float] = (0.1,)) -> list[Any]:
+    """Let all forms take ``share(layer, form)`` of a layer's time, and whole models ``wholes`` of theirs, one after the
+    other; return what was asked about layers.
+    """
     asked: list[Any] = []
+    left = list(wholes)
 
     def measured(self: _form_clock.FormClock, layer: Any, form: Any, shape: Any) -> float:
         asked.append((layer.anchor, form))
         return float(share(layer, form))
 
+    def of_whole(*_: Any) -> list[float]:
+        return [1.0, left.pop(0) if len(left) > 1 else left[0]]
+
     monkeypatch.setattr(_form_clock.FormClock, "_measured", measured)
+    monkeypatch.setattr(_rank_choice, "time_shares", of_whole)
     return asked
 
 
@@ -175,6 +183,44 @@ def test_each_shape_is_timed_once_and_a_plan_replays_without(monkeypatch: pytest
     asked.clear()
     options.apply(Rewriter(model.copy()), plan, where)
     assert not asked
+
+
+def test_what_was_timed_is_known_in_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = clock(monkeypatch, lambda layer, form: 0.1)
+    model = trained("resnet")
+    first = FactorLowRank(ratio=0.75).plan(model, context(model))
+    assert asked
+    asked.clear()
+    assert FactorLowRank(ratio=0.75).plan(model, context(model)) == first
+    assert not asked
+
+
+def test_where_the_whole_model_is_too_slow_layers_must_promise_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that saves two thirds of what it should is refused in the second round, and the whole pays then."""
+    model = trained("vgg")
+    where = context(model)
+    slow = FactorLowRank(ratio=0.75, clock=OFF).plan(model, where).layers[0]
+    assert slow.macs is not None
+    time = 1 - 0.66 * (1 - slow.macs)
+    clock(monkeypatch, lambda layer, form: time if layer.anchor == slow.anchor else 0.01, wholes=(0.99, 0.1))
+    plan = FactorLowRank(ratio=0.75).plan(model, where)
+    assert slow.anchor not in {layer.anchor for layer in plan.layers}
+    assert "too much where the whole model is to be faster" in dict(plan.refused)[slow.anchor]
+    assert plan.layers
+    assert plan.whole is not None
+    assert plan.whole.time == 0.1
+    saved = FactorLowRank(ratio=0.75, clock=OFF, exclude=(slow.anchor,))
+    result, _ = factored(model, saved, where)
+    assert plan.whole.macs == pytest.approx(macs(result) / macs(model), abs=1e-3)
+
+
+def test_a_model_that_stays_slow_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch, lambda layer, form: 0.01, wholes=(0.99,))
+    model = trained("vgg")
+    plan = FactorLowRank(ratio=0.75).plan(model, context(model))
+    assert not plan.layers
+    assert plan.whole is None
+    assert any("the whole model would take 99% of its time" in reason for _, reason in plan.refused)
 
 
 def test_bytes_ask_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
