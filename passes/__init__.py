@@ -5,6 +5,7 @@ from __future__ import annotations
 if __name__ != "onnxslim.passes":
     raise ImportError("import onnxslim.passes, not the folder 'passes' by itself")
 
+from onnxslim.passes._rank_survey import SurveyOptions, survey_ranks
 from onnxslim.passes._ranking import PruneCriterion
 from onnxslim.passes.collapse_shapes import CollapseShapes
 from onnxslim.passes.factor_low_rank import FactorLowRank
@@ -39,4 +40,13 @@ EXACT_PASSES: tuple[type[Pass], ...] = (
 PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES, InlineFunctions, PruneFilters, FactorLowRank, InsertQdq)
 """Every pass of this package."""
 
-__all__ = ["EXACT_PASSES", "PASSES", "FactorLowRank", "InsertQdq", "PruneCriterion", "PruneFilters"]
+__all__ = [
+    "EXACT_PASSES",
+    "PASSES",
+    "FactorLowRank",
+    "InsertQdq",
+    "PruneCriterion",
+    "PruneFilters",
+    "SurveyOptions",
+    "survey_ranks",
+]

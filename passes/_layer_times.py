@@ -11,7 +11,7 @@ from onnxslim.ir import Model, Node, anchor_of, consumers, is_standard
 from onnxslim.runtime import Feed, RuntimeRefusal
 from onnxslim.runtime.profile import profile
 
-_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 _FUSED = 3
 """Nodes that may have gone into a layer: an addition, a normalization, an activation."""
 

@@ -82,11 +82,15 @@ class _Survey:
         shared, refused = eligible(self.model, self.options.only, (), spare_others=False)
         wanted = {anchor_of(node) for _, node in graph_nodes(self.model.graph) if selects(node, self.options.only, ())}
         samples = self.context.samples
+        try:
+            layers = tuple(self._layers([subject_of(nodes, self.shapes) for nodes in shared]))
+        finally:
+            self.clock.known.keep()
         return RankSurvey(
             error_of="weights" if samples is None else "output",
             samples=None if samples is None else len(samples),
             clock=self.options.clock.value,
-            layers=tuple(self._layers([subject_of(nodes, self.shapes) for nodes in shared])),
+            layers=layers,
             refused=tuple(RefusedLayer(anchor=anchor, reason=why) for anchor, why in refused if anchor in wanted),
         )
 
