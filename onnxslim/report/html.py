@@ -27,6 +27,21 @@ from onnxslim.report.charts import (
 from onnxslim.report.evidence import LatencySide, LayerLatency, LayerSqnr
 from onnxslim.report.facts import interval_words, metric_label, qualities, sizes, speeds
 from onnxslim.report.network import PassRecord
+from onnxslim.report.rank_charts import (
+    BOTTOM,
+    ENERGY_TICKS,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    SHARE_TICKS,
+    TOP,
+    WIDTH,
+    half_option,
+    rank_charts,
+    ranks_text,
+    refusals,
+    symbol,
+)
 from onnxslim.report.schema import PassStatus, Report
 from onnxslim.report.story import (
     budget_name,
@@ -140,6 +155,24 @@ def _context(report: Report) -> dict[str, Any]:
         "latency_columns": _latency_columns(report),
         "latency_sides": _latency_sides(report),
         "max_rows": MAX_ROWS,
+        **_ranks(report),
+    }
+
+
+def _ranks(report: Report) -> dict[str, Any]:
+    survey = report.ranks
+    edges = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "width": WIDTH, "height": HEIGHT}
+    return {
+        "survey": survey,
+        "factored": [record for record in report.passes if record.ranks is not None],
+        "rank_charts": () if survey is None else rank_charts(survey),
+        "rank_refusals": {} if survey is None else refusals(survey),
+        "rank_symbol": symbol,
+        "half_option": half_option,
+        "ranks_text": ranks_text,
+        "box": edges,
+        "share_ticks": SHARE_TICKS,
+        "energy_ticks": ENERGY_TICKS,
     }
 
 

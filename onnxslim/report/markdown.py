@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from onnxslim.report import units
 from onnxslim.report.charts import BarChart, Quantity, layer_bars, operator_shares
 from onnxslim.report.facts import Fact, Tone, interval_words, qualities, sizes, speeds
+from onnxslim.report.rank_charts import half_option, ranks_text, refusals
+from onnxslim.report.ranks import LayerRanks, RankSurvey
 from onnxslim.report.schema import PassRecord, PassStatus, Report
 from onnxslim.report.story import (
     budget_name,
@@ -34,6 +36,8 @@ def to_markdown(report: Report) -> str:
         _readings(report),
         _budget(report),
         _passes(report.passes),
+        *(_factoring(record) for record in report.passes),
+        _ranks(report.ranks),
         _where(report),
         _skipped(report.passes),
         _again(report),
@@ -128,6 +132,48 @@ def _change(record: PassRecord, quantity: Quantity) -> str:
     if before is None or after is None:
         return ""
     return "same" if before == after else f"{quantity.text(before)} → {quantity.text(after)}"
+
+
+def _factoring(record: PassRecord) -> list[str]:
+    if record.ranks is None:
+        return []
+    rows = [
+        (
+            name_text(layer.anchor),
+            f"{layer.scheme} {ranks_text(layer)} of {layer.full_rank}",
+            *("" if value is None else units.format_percent(value) for value in (layer.error, layer.macs, layer.time)),
+        )
+        for layer in record.ranks.layers
+    ]
+    table = _table(("layer", "form and rank", "lost", "MACs left", "time left"), rows, "llrrr")
+    summary = f"<details><summary>Ranks: {len(rows)} layers factorized</summary>"
+    return [summary, "", *table, "", "</details>"]
+
+
+def _ranks(survey: RankSurvey | None) -> Iterator[str]:
+    if survey is None:
+        return
+    yield from ("### What low rank would do", "")
+    of = f"output on {survey.samples} samples" if survey.error_of == "output" else "weights (no samples were given)"
+    yield f"Lost: of each layer's {of}, squared and relative. Forms at about half of each layer's MACs."
+    rows = [_rank_row(layer) for layer in survey.layers]
+    header = ("layer", "MACs", "full rank", "90 %", "99 %", "VBMF", "form", "lost", "time left", "pays")
+    yield from ("", *_table(header, rows, "lrrrrrlrrl"))
+    left = [(str(len(anchors)), escape(reason)) for reason, anchors in refusals(survey).items()]
+    if left:
+        yield from ("", *_table(("layers", "why they cannot be factorized"), left, "rl"))
+
+
+def _rank_row(layer: LayerRanks) -> tuple[str, ...]:
+    half = half_option(layer)
+    macs = "" if layer.macs is None else units.format_count(layer.macs)
+    ranks = (layer.full_rank, layer.rank_90, layer.rank_99, layer.vbmf)
+    row = (name_text(layer.anchor), macs, *("" if rank is None else str(rank) for rank in ranks))
+    if half is None:
+        return (*row, "none", "", "", "")
+    time = "" if half.time is None else units.format_percent(half.time)
+    pays = "" if half.pays is None else "yes" if half.pays else "no"
+    return (*row, f"{half.scheme} {ranks_text(half)}", units.format_percent(half.error, 1), time, pays)
 
 
 def _where(report: Report) -> Iterator[str]:

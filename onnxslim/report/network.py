@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxslim.report.base import Count, Digest, NonNegative, Part, PassStatus, PathText
 from onnxslim.report.evidence import Validation
+from onnxslim.report.ranks import Factoring
 
 
 class LayerSummary(Part):
@@ -89,3 +90,5 @@ class PassRecord(Part):
     validation: Validation | None = None
     reason: str | None = None
     """Why it was rolled back, failed or had nothing to do."""
+    ranks: Factoring | None = None
+    """Of factor-low-rank: which layers it split, and into what."""

@@ -35,6 +35,7 @@ from onnxslim.report.network import (
     Skipped,
     Totals,
 )
+from onnxslim.report.ranks import Factoring, LayerRanks, RankSurvey
 
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 
@@ -89,6 +90,8 @@ class Report(Part):
     validation: Validation | None = None
     latency: Latency | None = None
     budget: tuple[BudgetLine, ...] = ()
+    ranks: RankSurvey | None = None
+    """What low rank would do to each layer, where that was asked."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as .html, .json or .md; raises OutputError as `write_report` does."""
@@ -111,10 +114,12 @@ __all__ = [
     "DeviceReading",
     "DeviceSide",
     "Environment",
+    "Factoring",
     "Latency",
     "LatencyProtocol",
     "LatencySide",
     "LayerLatency",
+    "LayerRanks",
     "LayerSqnr",
     "LayerSummary",
     "Metric",
@@ -124,6 +129,7 @@ __all__ = [
     "OutputSummary",
     "PassRecord",
     "PassStatus",
+    "RankSurvey",
     "Reading",
     "Report",
     "Skipped",

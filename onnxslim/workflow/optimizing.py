@@ -13,7 +13,7 @@ from onnxslim.ir import Model
 from onnxslim.ir.saving import Placed
 from onnxslim.measure import Latency, RaceSettings, Validation, ValidationSettings, compare_latency, validate
 from onnxslim.mobile import stamp
-from onnxslim.passes import InsertQdq, PruneFilters
+from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
 from onnxslim.pipeline import (
     Pass,
     PassContext,
@@ -26,6 +26,7 @@ from onnxslim.pipeline import (
 from onnxslim.pipeline.base import Progress, silent
 from onnxslim.report import Report
 from onnxslim.report.network import OutputSummary, PassRecord
+from onnxslim.report.ranks import FactoredLayer
 from onnxslim.report.schema import BudgetLine
 from onnxslim.runtime import Feed
 from onnxslim.targets import find_target
@@ -273,7 +274,18 @@ def _refuse_if_memory_lacks(activations: int | None) -> None:
 
 def _record(result: PassResult) -> dict[str, object]:
     """Return a pass's result in the report's terms."""
-    return {name: getattr(result, name) for name in PassRecord.model_fields}
+    facts = {name: getattr(result, name) for name in PassRecord.model_fields if name != "ranks"}
+    return facts | {"ranks": _factoring(result)}
+
+
+def _factoring(result: PassResult) -> dict[str, object] | None:
+    """Return what factor-low-rank decided, in the report's terms; None for other passes and where nothing was split."""
+    plan = result.plan
+    if result.name != FactorLowRank.name or plan is None or not plan["layers"]:
+        return None
+    whole = plan.get("whole") or {}
+    layers = [{name: layer.get(name) for name in FactoredLayer.model_fields} for layer in plan["layers"]]
+    return {"layers": layers, "macs": whole.get("macs"), "time": whole.get("time")}
 
 
 def _missed_goals(validation: Validation) -> Iterator[str]:
