@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.markup import escape
 
-from onnxslim.cli import tables
-from onnxslim.cli.options import MODEL, common_options, shape_options
+from onnxslim.cli import rank_tables, tables
+from onnxslim.cli.options import MODEL, common_options, report_option, shape_options
 from onnxslim.cli.output import Output
+from onnxslim.measure.stopwatch import Clock
+from onnxslim.report import check_report_path, write_report
+from onnxslim.report.ranks import RankSurvey
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.explaining import run_channels
 from onnxslim.workflow.measuring import run_inspect
+from onnxslim.workflow.ranks import RankSettings, inspect_report, run_ranks
 
 EPILOG = """\b
 Examples:
@@ -22,6 +28,7 @@ Examples:
   onnxslim inspect model.onnx --shape input=1x3x224x224 --json
   onnxslim inspect model.onnx --channels
   onnxslim inspect model.onnx --channels --only "layer3*"
+  onnxslim inspect model.onnx --ranks --data calib.npz --report ranks.html
 """
 
 
@@ -29,22 +36,48 @@ Examples:
 @click.argument("model", metavar="MODEL", type=MODEL)
 @shape_options()
 @click.option("--channels", is_flag=True, help="Explain which channels can be pruned, together with what, and why not.")
+@click.option("--ranks", is_flag=True, help="Explain what low rank would do to each layer: spectrum, error, time.")
 @click.option(
-    "--only", multiple=True, metavar="PATTERN", help="With --channels: groups with a layer that matches, whole."
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="With --channels: groups with a layer that matches, whole. With --ranks: layers that match, in detail.",
 )
+@click.option("--data", metavar="PATH", help="With --ranks: samples, so that errors are of outputs and not of weights.")
+@click.option("--preprocess", metavar="SPEC", help="With --ranks: how images become tensors.")
+@click.option("--calib-samples", metavar="N", type=click.IntRange(1), help="With --ranks: how many.  [default: 512]")
+@click.option("--clock", type=click.Choice(["on", "off"]), help="With --ranks: time layers and forms.  [default: on]")
+@report_option()
 @common_options()
 def command(model: Path, **options: Any) -> int:
-    """Show layers, bytes, MACs and activation memory of MODEL; with --channels, what can be pruned."""
+    """Show layers, bytes, MACs and activation memory of MODEL; with --channels or --ranks, what could be saved."""
     output = Output(quiet=options["quiet"], as_json=options["as_json"])
-    if options["only"] and not options["channels"]:
-        raise click.UsageError("--only goes with --channels")
+    _check(options)
     if options["channels"]:
         return _channels(output, model, options)
+    if options["ranks"]:
+        return _ranks(output, model, options)
     summary = run_inspect(model, dict(options["shapes"]), options["batch"], DataSettings(seed=options["seed"]))
+    _write(model, options, None)
     if options["as_json"]:
         output.json(summary.to_json())
     output.show(f"[bold]{escape(str(model))}[/bold]", tables.summary_table(summary), "", tables.layer_table(summary))
     return 0
+
+
+def _check(options: dict[str, Any]) -> None:
+    """Refuse options that would do nothing."""
+    if options["channels"] and options["ranks"]:
+        raise click.UsageError("--channels and --ranks are two explanations: ask for one at a time")
+    if options["only"] and not (options["channels"] or options["ranks"]):
+        raise click.UsageError("--only goes with --channels or --ranks")
+    for name in ("data", "preprocess", "calib_samples", "clock"):
+        if options[name] is not None and not options["ranks"]:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --ranks")
+    if options["reports"] and options["channels"]:
+        raise click.UsageError("--report has nothing to say about --channels: use --json")
+    for path in options["reports"]:
+        check_report_path(path)
 
 
 def _channels(output: Output, model: Path, options: dict[str, Any]) -> int:
@@ -57,3 +90,42 @@ def _channels(output: Output, model: Path, options: dict[str, Any]) -> int:
         *([tables.group_table(group) for group in groups] if options["only"] else [tables.channel_table(groups)]),
     )
     return 0
+
+
+def _ranks(output: Output, model: Path, options: dict[str, Any]) -> int:
+    more = {} if options["calib_samples"] is None else {"calib_samples": options["calib_samples"]}
+    data = DataSettings(options["data"], None, options["preprocess"], seed=options["seed"], **more)
+    with output.progress() as progress:
+        clock = Clock(options["clock"] or "on")
+        settings = RankSettings(options["only"], clock, threads=options["threads"] or 0, progress=progress)
+        survey = run_ranks(model, dict(options["shapes"]), options["batch"], data, settings)
+    _write(model, options, survey)
+    if options["as_json"]:
+        output.json(json.dumps({"schema": 1, **json.loads(survey.to_json())}, indent=1))
+    _show(output, model, survey, options)
+    return 0
+
+
+def _show(output: Output, model: Path, survey: RankSurvey, options: dict[str, Any]) -> None:
+    count = len(survey.layers)
+    output.show(f"[bold]{escape(str(model))}[/bold]: {count} of {count + len(survey.refused)} layers can be factorized")
+    output.show(*(f"[dim]{escape(line)}[/dim]" for line in rank_tables.rank_lines(survey)), "")
+    if options["only"]:
+        output.show(*(part for layer in survey.layers for part in (rank_tables.layer_ranks_table(layer), "")))
+    else:
+        output.show(rank_tables.rank_table(survey))
+    left = rank_tables.refusal_lines(survey)
+    if left:
+        output.show("", "[bold]left alone[/bold]", escape(tables.bullet(left)))
+
+
+def _write(model: Path, options: dict[str, Any], survey: RankSurvey | None) -> None:
+    """Write the reports that were asked for."""
+    if not options["reports"]:
+        return
+    settings = DataSettings(options["data"], None, options["preprocess"], seed=options["seed"])
+    summary = run_inspect(model, dict(options["shapes"]), options["batch"], settings)
+    command = shlex.join(["onnxslim", *sys.argv[1:]])
+    report = inspect_report(summary, survey, command=command, seed=options["seed"])
+    for path in options["reports"]:
+        write_report(report, path)

@@ -18,7 +18,8 @@ from onnxslim.workflow.explaining import GroupSummary
 TOP_LAYERS = 20
 
 
-def _table(*headings: str, right: Sequence[int] = ()) -> Table:
+def plain_table(*headings: str, right: Sequence[int] = ()) -> Table:
+    """Return a table without lines; columns whose index is in ``right`` are numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=bool(any(headings)))
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
@@ -27,7 +28,7 @@ def _table(*headings: str, right: Sequence[int] = ()) -> Table:
 
 def pass_table(report: Report) -> Table:
     """What each pass did."""
-    table = _table("pass", "", "edits", "bytes", "MACs", "time", right=(2, 3, 4, 5))
+    table = plain_table("pass", "", "edits", "bytes", "MACs", "time", right=(2, 3, 4, 5))
     for record in report.passes:
         after = record.after or record.before
         change = _change(record.before.bytes, after.bytes), _change(record.before.macs, after.macs)
@@ -55,7 +56,7 @@ def _change(before: int | None, after: int | None) -> str:
 
 def layer_table(summary: ModelSummary) -> Table:
     """The layers that hold most, by MACs and bytes."""
-    table = _table("layer", "operator", "MACs", "parameters", "bytes", "live activations", right=(2, 3, 4, 5))
+    table = plain_table("layer", "operator", "MACs", "parameters", "bytes", "live activations", right=(2, 3, 4, 5))
     total_macs, total_bytes = summary.macs or 1, summary.bytes or 1
     weight = {layer.anchor: (layer.macs or 0) / total_macs + layer.bytes / total_bytes for layer in summary.layers}
     top = sorted(summary.layers, key=lambda layer: -weight[layer.anchor])[:TOP_LAYERS]
@@ -74,7 +75,7 @@ def layer_table(summary: ModelSummary) -> Table:
 
 def channel_table(groups: Sequence[GroupSummary]) -> Table:
     """Groups of coupled channels, one line each."""
-    table = _table("group", "units", "prunable", "made by", "read by", "why the others stay", right=(1, 2, 3, 4))
+    table = plain_table("group", "units", "prunable", "made by", "read by", "why the others stay", right=(1, 2, 3, 4))
     for group in groups:
         reasons = "; ".join(group.reasons)
         made, read = f"{len(group.makers)} layers", f"{len(group.readers)} layers"
@@ -84,7 +85,7 @@ def channel_table(groups: Sequence[GroupSummary]) -> Table:
 
 def group_table(group: GroupSummary) -> Table:
     """One group with all its members."""
-    table = _table("", "")
+    table = plain_table("", "")
     rows = {
         "group": group.anchor,
         "units": f"{group.units}, of which {group.prunable} can be pruned",
@@ -101,7 +102,7 @@ def group_table(group: GroupSummary) -> Table:
 
 def summary_table(summary: ModelSummary) -> Table:
     """A model in a few lines."""
-    table = _table("", "")
+    table = plain_table("", "")
     rows = {
         "file": format_bytes(summary.bytes),
         "nodes": str(summary.nodes),
@@ -119,7 +120,7 @@ def summary_table(summary: ModelSummary) -> Table:
 
 def validation_table(validation: Validation) -> Table:
     """Outputs of the candidate against the reference's, in every reading."""
-    table = _table("reading", "output", "SQNR", "cosine", "max abs", "top-1 agreement", right=(2, 3, 4, 5))
+    table = plain_table("reading", "output", "SQNR", "cosine", "max abs", "top-1 agreement", right=(2, 3, 4, 5))
     readings = {"definition": validation, "ARM kernels": validation.arm, "this CPU": validation.kernels}
     for name, reading in readings.items():
         for output in reading.outputs if reading is not None else ():
@@ -162,7 +163,7 @@ def _points(interval: tuple[float, float]) -> str:
 
 def layer_sqnr_table(validation: Validation) -> Table:
     """SQNR layer by layer."""
-    table = _table("tensor", "SQNR", right=(1,))
+    table = plain_table("tensor", "SQNR", right=(1,))
     for layer in validation.layers:
         table.add_row(layer.tensor, "" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f} dB")
     return table
@@ -170,7 +171,9 @@ def layer_sqnr_table(validation: Validation) -> Table:
 
 def latency_table(results: Sequence[Latency], names: Sequence[str]) -> Table:
     """Times of all models, the first of which is the baseline."""
-    table = _table("model", "p50", "p90", "p99", "load", "memory", "speed-up", "95 % interval", "", right=range(1, 8))
+    table = plain_table(
+        "model", "p50", "p90", "p99", "load", "memory", "speed-up", "95 % interval", "", right=range(1, 8)
+    )
     sides = [results[0].reference, *(r.candidate for r in results if r.candidate is not None)]
     compared: list[Latency | None] = [None, *(r for r in results if r.candidate is not None)]
     for name, side, result in zip(names, sides, compared, strict=True):
@@ -192,7 +195,7 @@ def latency_table(results: Sequence[Latency], names: Sequence[str]) -> Table:
 def gate_table(result: GateResult) -> Table:
     """The rules of a policy, judged."""
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
-    table = _table("rule", "limit", "observed", "95 % interval", "verdict", "why", right=(2,))
+    table = plain_table("rule", "limit", "observed", "95 % interval", "verdict", "why", right=(2,))
     for rule in result.rules:
         value = rule.observed if isinstance(rule.observed, str) else _number(rule.observed)
         span = "" if rule.interval is None else f"{_number(rule.interval[0])} to {_number(rule.interval[1])}"
