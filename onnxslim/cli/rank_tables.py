@@ -23,21 +23,23 @@ def rank_lines(survey: RankSurvey) -> Iterator[str]:
 
 def rank_table(survey: RankSurvey) -> Table:
     """All layers, one line each, with the form that loses least at about half of the multiply-accumulates."""
-    headings = ("layer", "MACs", "time", "full", "90 %", "99 %", "VBMF", "half the MACs", "lost", "time", "")
-    table = plain_table(*headings, right=(1, 2, 3, 4, 5, 6, 8, 9))
+    table = plain_table("layer", "MACs", "time", "90 % at", "half MACs", "lost", "time", "", right=(1, 2, 3, 5, 6))
     for column in table.columns[1:]:
         column.no_wrap = True
     for layer in survey.layers:
-        ranks = (layer.full_rank, layer.rank_90, layer.rank_99, layer.vbmf)
         half = half_option(layer)
+        form, lost, time, verdict = ("none", "", "", "") if half is None else _form(half)
         table.add_row(
             escape(layer.anchor),
             "?" if layer.macs is None else format_count(layer.macs),
             _time(layer),
-            *("" if rank is None else str(rank) for rank in ranks),
-            *(("none", "", "", "") if half is None else _form(half)),
+            f"{layer.rank_90}/{layer.full_rank}",
+            form.replace(" and ", "/"),
+            lost,
+            time,
+            verdict,
         )
-    table.caption = "ranks: full, and those that keep 90 and 99 %; more with --only LAYER, --report or --json"
+    table.caption = "90 % at: the rank that keeps 90 %, of the full one; more with --only LAYER, --report or --json"
     table.caption_justify = "left"
     return table
 
@@ -66,10 +68,11 @@ def layer_ranks_table(layer: LayerRanks) -> Table:
         if value:
             table.add_row(name, escape(value))
     for option in layer.options:
+        told = {True: "[green]pays[/green]", False: "[dim]does not pay[/dim]", None: ""}[option.pays]
         cost = f"{format_percent(option.cost)} of its {'bytes' if option.macs is None else 'MACs'}"
-        form, lost, time, verdict = _form(option)
+        form, lost, time, _ = _form(option)
         left = f"{time} of its time" if time else ""
-        table.add_row(cost, f"{form}  {verdict}".rstrip(), f"{lost} lost", left)
+        table.add_row(cost, f"{form}  {told}".rstrip(), f"{lost} lost", left)
     if not layer.options:
         table.add_row("forms", "none is cheaper than the layer")
     return table
@@ -85,6 +88,6 @@ def _time(layer: LayerRanks) -> str:
 
 def _form(option: RankOption) -> tuple[str, str, str, str]:
     """Return form, loss, time and verdict of an option."""
-    verdict = {True: "[green]pays[/green]", False: "[dim]no gain[/dim]", None: ""}[option.pays]
+    verdict = {True: "[green]pays[/green]", False: "[dim]no[/dim]", None: ""}[option.pays]
     time = "" if option.time is None else format_percent(option.time)
     return f"{option.scheme} {ranks_text(option)}", format_percent(option.error, 1), time, verdict

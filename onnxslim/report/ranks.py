@@ -111,7 +111,8 @@ class FactoredLayer(Part):
     inner: Count | None = None
     """Tucker's rank of the inputs."""
     error: NonNegative | None = None
-    """What was expected to be lost, as a fraction of the layer's output (its weights, without samples), squared."""
+    """What was expected to be lost, squared and relative: of the layer's output (its weights, without samples); of the
+    model's outputs where layers shared a budget and there were samples."""
     macs: NonNegative | None = None
     """Share of the layer's multiply-accumulates that is left."""
     time: NonNegative | None = None
