@@ -36,7 +36,9 @@ def planted(rank: int, shape: tuple[int, ...], seed: int = 0) -> Floats:
     random = np.random.default_rng(seed)
     width = int(np.prod(shape[1:]))
     product = random.standard_normal((shape[0], rank)) @ random.standard_normal((rank, width))
-    return (product / np.sqrt(width) + 1e-4 * random.standard_normal(product.shape)).reshape(shape).astype(np.float32)
+    noisy = product / np.sqrt(width) + 1e-4 * random.standard_normal(product.shape)
+    weight: Floats = noisy.reshape(shape).astype(np.float32)
+    return weight
 
 
 def network(*, dynamic: bool = False) -> Model:
