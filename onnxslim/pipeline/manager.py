@@ -11,7 +11,7 @@ import enum
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnxslim.ir import Mismatch, Model, Rewriter
 from onnxslim.ir.garbage import collection_paused
 from onnxslim.pipeline.base import NO_COSTS, Costs, Effect, Pass, PassContext, PlannedPass
 from onnxslim.pipeline.spec import format_pass
+from onnxslim.runtime.blas import blas_threads
 
 MAX_ROUNDS = 50
 """A block that still edits after this many rounds does not converge: an error in a pass, reported as such."""
@@ -109,7 +110,10 @@ class PassManager:
             SpecError: a pass needs samples and there are none, or ``plans`` does not fit the passes.
         """
         self._fit(context, plans)
-        replays = iter(plans or ())
+        with blas_threads(context.threads):
+            return tuple(self._results(model, context, iter(plans or ())))
+
+    def _results(self, model: Model, context: PassContext, replays: Iterator[Mapping[str, Any]]) -> list[PassResult]:
         results: list[PassResult] = []
         for effect, group in itertools.groupby(self.passes, key=lambda item: item.effect):
             if effect is Effect.EXACT:
@@ -118,7 +122,7 @@ class PassManager:
             for item in group:
                 replay = next(replays, None) if isinstance(item, PlannedPass) else None
                 results.append(self._run_one(model, replace(context, replay=replay, recorded=None), item))
-        return tuple(results)
+        return results
 
     def _fit(self, context: PassContext, plans: Sequence[Mapping[str, Any]] | None) -> None:
         planned = [item for item in self.passes if isinstance(item, PlannedPass)]

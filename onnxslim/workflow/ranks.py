@@ -16,6 +16,7 @@ from onnxslim.report import Report
 from onnxslim.report.network import ModelSummary
 from onnxslim.report.ranks import RankSurvey
 from onnxslim.runtime import Feed, RuntimeRefusal
+from onnxslim.runtime.blas import blas_threads
 from onnxslim.samples import Samples
 from onnxslim.targets import find_target
 from onnxslim.workflow.data import DataSettings, gather
@@ -64,7 +65,8 @@ def run_ranks(
         progress=settings.progress,
     )
     try:
-        found = survey_ranks(simplified, context, SurveyOptions(settings.only, settings.clock))
+        with blas_threads(settings.threads):
+            found = survey_ranks(simplified, context, SurveyOptions(settings.only, settings.clock))
     except PassError as error:
         raise ModelError(f"ranks cannot be looked at: {error}: mend the model or the samples") from None
     except RuntimeRefusal as error:
