@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.analysis.linear_layers import refusal
+from onnxslim.analysis.recurrent_inputs import RECURRENT, why_no_input_matrix
 from onnxslim.ir import Constant, Graph, Model, Node, anchor_of, array_of, graph_nodes, is_standard, selects
 
-OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_WITHOUT_SCHEME = ("LSTM", "GRU", "RNN")
+OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", *RECURRENT)
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 Refused = tuple[str, str]
@@ -30,8 +30,10 @@ def eligible(
     shared: dict[int, list[Node]] = {}
     refused: list[Refused] = []
     for graph, node in graph_nodes(model.graph):
-        if not is_standard(node, *OPS, *_WITHOUT_SCHEME):
+        if not is_standard(node, *OPS):
             continue
+        if node.op in RECURRENT:
+            refused.append((anchor_of(node), "its recurrent weights act inside the operator"))
         excluded = None if selects(node, only, exclude) else "excluded by the options"
         reason = excluded or why_not(node, graph, model)
         if reason is None:
@@ -46,8 +48,6 @@ def eligible(
 
 def why_not(node: Node, graph: Graph, model: Model) -> str | None:
     """Return why a layer cannot be factorized, None when it can."""
-    if node.op in _WITHOUT_SCHEME:
-        return f"there is no scheme for {node.op} yet"
     weight = array_of(node.inputs[1])
     reasons = {
         "it lies in a subgraph": graph is not model.graph,
@@ -58,6 +58,8 @@ def why_not(node: Node, graph: Graph, model: Model) -> str | None:
     found = next((reason for reason, holds in reasons.items() if holds), None)
     if found is not None or weight is None:
         return found
+    if node.op in RECURRENT:
+        return why_no_input_matrix(node) or (None if np.isfinite(weight).all() else "its weight holds NaN or Inf")
     return _why_not_weight(weight, node.op) or refusal(node) or _why_not_groups(node)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim.analysis.linear_layers import LinearLayer, linear_layer
+from onnxslim.analysis.linear_layers import LinearLayer
 from onnxslim.analysis.moments import Moments, Request, Settings
+from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.analysis.second_order import Collector, joined_by
 from onnxslim.ir import Model, Node, Rewriter, anchor_of
 from onnxslim.passes._factors import Problem, factored
@@ -35,7 +36,7 @@ class Fit:
 
 def fitted_alone(nodes: Sequence[Node]) -> bool:
     """Whether factors are fitted on samples: of one node that has its weight for itself, not too large."""
-    layer = linear_layer(nodes[0])
+    layer = linear_part(nodes[0])
     return len(nodes) == 1 and len(layer.weight.outputs) == 1 and layer.width <= LARGEST
 
 
@@ -69,11 +70,11 @@ def write_factors(
 
 def write_noise(rewriter: Rewriter, nodes: Sequence[Node], form: Form, random: np.random.Generator) -> None:
     """Give nodes that share a weight the stages of ``form`` with noise for weights: a model to be timed, not used."""
-    _placed(rewriter, nodes, blank(linear_layer(nodes[0]), form, random), form)
+    _placed(rewriter, nodes, blank(linear_part(nodes[0]), form, random), form)
 
 
 def _placed(rewriter: Rewriter, nodes: Sequence[Node], stages: Sequence[Stage], form: Form) -> list[LinearLayer]:
-    layers = [linear_layer(node) for node in nodes]
+    layers = [linear_part(node) for node in nodes]
     weights = stored(layers[0], stages, rewriter)
     for layer in layers:
         same = is_transposed(layer) == is_transposed(layers[0])
@@ -98,6 +99,6 @@ def factor_fitted(
         moments = collector.moments(rewriter.model, requests)
         for node in nodes:
             own = moments.pop(anchor_of(node))
-            problem = problem_of(linear_layer(node), own, fit.ridge)
+            problem = problem_of(linear_part(node), own, fit.ridge)
             write_factors(rewriter, [node], problem, own, forms[anchor_of(node)])
         rewriter.finish()

@@ -29,7 +29,7 @@ from scipy.linalg import solve_triangular
 
 from onnxslim.analysis.linear_layers import LinearLayer
 from onnxslim.passes._algebra import half_solved, leading, parallel_factors, principal, root, solved
-from onnxslim.passes._forms import Form, Scheme, Stage, along, full, pointwise, windowed
+from onnxslim.passes._forms import Form, Scheme, Stage, along, down_up, full, pointwise, windowed
 
 Floats = npt.NDArray[np.float64]
 
@@ -118,7 +118,7 @@ def _channel(problem: Problem, form: Form) -> Factored:
     halves = [_halves(part, _metric_of(problem, g), form.rank) for g, part in enumerate(problem.target)]
     left, right = np.stack([up for up, _ in halves]), np.stack([down for _, down in halves])
     if not layer.kernel:
-        return Factored((Stage("MatMul", right[0].T, {}), Stage("MatMul", left[0].T, {})), left @ right)
+        return Factored(down_up(layer, right[0], left[0]), left @ right)
     last = pointwise(left.reshape(-1, form.rank), len(layer.kernel), layer.groups)
     return Factored((windowed(layer, right), last), left @ right)
 

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxslim.analysis.linear_layers import LinearLayer
+from onnxslim.analysis.linear_layers import Floats, LinearLayer
+from onnxslim.analysis.recurrent_inputs import RecurrentInput
 from onnxslim.ir import numpy_dtype
 from onnxslim.measure.stopwatch import Rounds, time_shares
 from onnxslim.measure.timings import Timings
@@ -51,10 +52,14 @@ class FormClock:
     def _measured(self, layer: LinearLayer, form: Form, shape: tuple[int, ...]) -> float | None:
         random = np.random.default_rng(0)
         own = Stage(layer.node.op, layer.stored(random.standard_normal(layer.matrix_shape)), dict(layer.node.attrs))
+        beside = None
+        if isinstance(layer, RecurrentInput):
+            beside = random.standard_normal(tuple(map(int, layer.node.inputs[2].shape)))
         dtype = numpy_dtype(layer.weight.dtype)
         if dtype is None:
             return None
-        models = [_model(stages, shape, self.opset, dtype) for stages in ((own,), blank(layer, form, random))]
+        forms = (own,), blank(layer, form, random)
+        models = [_model(stages, shape, self.opset, dtype, beside) for stages in forms]
         feeds = [{"x": random.standard_normal(shape).astype(dtype)}] * 2
         try:
             return round(time_shares(models, feeds, ROUNDS)[1], 4)
@@ -67,8 +72,14 @@ def pays(time: float, macs: float, worth: float = WORTH, margin: float = MARGIN)
     return 1 - time >= max(worth * (1 - macs), margin)
 
 
-def _model(stages: tuple[Stage, ...], shape: tuple[int, ...], opset: int, dtype: np.dtype[np.generic]) -> bytes:
-    """Return a model of nothing but ``stages``, a bias in the last where it can have one."""
+def _model(
+    stages: tuple[Stage, ...],
+    shape: tuple[int, ...],
+    opset: int,
+    dtype: np.dtype[np.generic],
+    beside: Floats | None,
+) -> bytes:
+    """Return a model of nothing but ``stages``; ``beside`` is the recurrent weight of the last."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     nodes, weights, given = [], [], "x"
     for index, stage in enumerate(stages):
@@ -78,6 +89,9 @@ def _model(stages: tuple[Stage, ...], shape: tuple[int, ...], opset: int, dtype:
         if stage.op == "Gemm" and opset < 11:
             inputs.append(f"b{index}")
             weights.append(onnx.numpy_helper.from_array(np.zeros(1, dtype), f"b{index}"))
+        if beside is not None and index == len(stages) - 1:
+            inputs.append("r")
+            weights.append(onnx.numpy_helper.from_array(beside.astype(dtype), "r"))
         nodes.append(helper.make_node(stage.op, inputs, [out], **stage.attrs))
         given = out
     graph = helper.make_graph(

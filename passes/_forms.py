@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.analysis.linear_layers import LinearLayer, rounded
+from onnxslim.analysis.recurrent_inputs import RecurrentInput
 from onnxslim.ir import Constant, Rewriter, dims_of, numpy_dtype
 
 Floats = npt.NDArray[np.float64]
@@ -118,7 +119,7 @@ def positions_of(layer: LinearLayer, shapes: tuple[Sequence[int], Sequence[int]]
     """Return the positions for an input and an output of these shapes."""
     given, made = shapes
     if not layer.kernel:
-        rows = math.prod(made[:-1])
+        rows = math.prod(given[:-1])
         return Positions(rows, rows, rows)
     batch, inside, outside = made[0], given[2:], made[2:]
     between = batch * math.prod((outside[0], *inside[1:]))
@@ -171,6 +172,13 @@ def _places(scheme: Scheme, p: Positions, window: int) -> tuple[int, ...]:
 # ---- stages ----------------------------------------------------------------------------------------------------------
 
 
+def down_up(layer: LinearLayer, down: Floats, up: Floats) -> tuple[Stage, Stage]:
+    """Return the two stages of a matrix. ``down``: (rank, inputs), ``up``: (outputs, rank)."""
+    if isinstance(layer, RecurrentInput):
+        return Stage("MatMul", down.T, {}), Stage(layer.node.op, layer.stored(up), dict(layer.node.attrs))
+    return Stage("MatMul", down.T, {}), Stage("MatMul", up.T, {})
+
+
 def pointwise(weight: Floats, rank: int, group: int = 1) -> Stage:
     """Return a 1×1 convolution over ``rank`` axes. ``weight``: (outputs, inputs of a group)."""
     attrs: dict[str, Any] = {"kernel_shape": [1] * rank}
@@ -220,7 +228,7 @@ def blank(layer: LinearLayer, form: Form, random: np.random.Generator) -> tuple[
 
     inputs, outputs, r, axes = layer.width // layer.taps, layer.channels, form.rank, len(layer.kernel)
     if not layer.kernel:
-        return Stage("MatMul", noise(layer.width, r), {}), Stage("MatMul", noise(r, outputs), {})
+        return down_up(layer, noise(r, layer.width), noise(outputs, r))
     if form.scheme is Scheme.CHANNEL:
         last = pointwise(noise(outputs, r), axes, layer.groups)
         return windowed(layer, noise(layer.groups, r, layer.width)), last
@@ -249,7 +257,8 @@ def place(
     Args:
         weights: of the stages, see :func:`stored`.
     """
-    node, out = layer.node, layer.node.outputs[0]
+    node = layer.node
+    out = next(tensor for tensor in node.outputs if tensor.name)
     given = node.inputs[0]
     for index, (stage, weight) in enumerate(zip(stages[:-1], weights[:-1], strict=True)):
         hint = f"{out.name}_{form.scheme.value}{form.rank}_{index}"
@@ -260,7 +269,7 @@ def place(
             attrs = {"transB": 1} if is_transposed(layer) else {}
             if rewriter.model.opset < _GEMM_WITHOUT_BIAS:
                 inputs.append(rewriter.constant(f"{weight.name}_bias", np.zeros(1, numpy_dtype(layer.weight.dtype))))
-        op = node.op if stage.op == "MatMul" else stage.op
+        op = "Gemm" if node.op == "Gemm" else stage.op
         rewriter.insert(op, inputs, [middle], attrs, name=name, domain=node.domain)
         given = middle
     last = stages[-1]
@@ -272,8 +281,13 @@ def place(
 
 def _between(layer: LinearLayer, form: Form) -> list[int | str | None] | None:
     """Return the shape between the two stages of a channel bottleneck, where that of the output is known."""
+    if form.scheme is not Scheme.CHANNEL or layer.node.op == "ConvTranspose":
+        return None
+    if isinstance(layer, RecurrentInput):
+        given = dims_of(layer.node.inputs[0])
+        return None if given is None else [*given[:-1], form.rank]
     dims = dims_of(layer.node.outputs[0])
-    if form.scheme is not Scheme.CHANNEL or not dims or layer.node.op == "ConvTranspose":
+    if not dims:
         return None
     axis = 1 if layer.kernel else len(dims) - 1
     return [*dims[:axis], form.rank * layer.groups, *dims[axis + 1 :]]

@@ -1,6 +1,7 @@
 """Forms for all layers under one budget: every layer offers forms, and the least loss for what is saved wins.
 
-A form's loss is scaled by what was measured at the outputs when its layer alone was factorized (``_sensitivity``).
+A form's loss is what was measured at the outputs when its layer alone was factorized (``_sensitivity``), at a few
+ranks, and between them in proportion.
 Offers that the clock refuses are taken back until none is among the chosen.
 """
 
@@ -13,15 +14,19 @@ from onnxslim.analysis import model_cost
 from onnxslim.analysis.linear_layers import LinearLayer
 from onnxslim.analysis.moments import Moments
 from onnxslim.errors import PassError
-from onnxslim.ir import Node, Rewriter, anchor_of
+from onnxslim.ir import Model, Node, Rewriter, anchor_of
 from onnxslim.passes import _ranks
 from onnxslim.passes._factoring import write_factors
 from onnxslim.passes._factors import Problem, errors
 from onnxslim.passes._forms import Form, Scheme, elements, full_rank, misfit
 from onnxslim.passes._rank_study import Study
 from onnxslim.passes._rank_subject import Decision, Subject
-from onnxslim.passes._ranks import AS_IT_IS, Option
+from onnxslim.passes._ranks import AS_IT_IS, Option, Tried
 from onnxslim.passes._sensitivity import Probe, divided
+
+TRIED = 3
+"""Forms of each layer that are tried out. What a layer loses spans orders of magnitude from rank to rank, and what
+outputs mind of it is not in proportion: a small loss that was fitted hides more than a large one."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,13 @@ class Spending:
         found = []
         for subject, problem, moments in study.problems(self._subjects, fitting):
             options = list(self._options(subject, problem))
-            weight = 1.0 if probe is None else self._mind(probe, subject, problem, moments, options)
-            found.append([replace(option, loss=option.loss * weight) for option in options])
+            if probe is not None:
+                tried = [
+                    Tried(option.loss, probe.error_of(self._with(subject, problem, moments, option)))
+                    for option in _ranks.spread(options, TRIED)
+                ]
+                options = [replace(option, loss=_ranks.minded(option.loss, tried)) for option in options]
+            found.append(options)
         return found
 
     def _options(self, subject: Subject, problem: Problem) -> Iterator[Option]:
@@ -175,19 +185,13 @@ class Spending:
     def _saved(self, subject: Subject, form: Form) -> float:
         return float(subject.own_macs - subject.macs(form) if self._goal.name == "macs" else subject.bytes_saved(form))
 
-    def _mind(
-        self, probe: Probe, subject: Subject, problem: Problem, moments: Moments | None, options: Sequence[Option]
-    ) -> float:
-        """Return how much the outputs mind a loss of this layer: tried out at about half of what can be saved."""
-        if not options:
-            return 1.0
-        half = max(option.saved for option in options) / 2
-        tried = min(options, key=lambda option: abs(option.saved - half))
-        assert tried.form is not None  # noqa: S101  (options have forms)
+    def _with(self, subject: Subject, problem: Problem, moments: Moments | None, option: Option) -> Model:
+        """Return a copy of the model with one layer factorized."""
+        assert option.form is not None  # noqa: S101  (offers have forms)
         trial = self._study.model.copy()
         rewriter = Rewriter(trial)
         anchors = {anchor_of(node) for node in subject.nodes}
         nodes = [node for node in trial.graph.nodes if anchor_of(node) in anchors]
-        write_factors(rewriter, nodes, problem, moments, tried.form)
+        write_factors(rewriter, nodes, problem, moments, option.form)
         rewriter.finish()
-        return probe.error_of(trial) / max(tried.loss, 1e-6)
+        return trial

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxslim.analysis.linear_layers import LinearLayer, linear_layer
+from onnxslim.analysis.linear_layers import LinearLayer
+from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.ir import Node
 from onnxslim.passes._forms import Form, Positions, elements, full, macs, own_macs, positions_of
 
@@ -48,8 +49,9 @@ class Subject:
         return sum(macs(self.layer, form, each) for each in self.positions or ())
 
     def share(self, form: Form) -> float | None:
-        """Return the multiply-accumulates of ``form`` as a share of the layer's own."""
-        return self.macs(form) / self.own_macs if self.own_macs else None
+        """Return the multiply-accumulates of the nodes with ``form`` as a share of their own."""
+        beside = self.layer.macs_beside * sum(each.inputs for each in self.positions or ())
+        return (self.macs(form) + beside) / (self.own_macs + beside) if self.own_macs else None
 
     @property
     def moment_bytes(self) -> int:
@@ -65,20 +67,21 @@ class Subject:
 
 def subject_of(nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]]) -> Subject:
     """Return nodes that share a weight as a subject; ``shapes`` holds those that are known."""
-    return Subject(nodes, linear_layer(nodes[0]), *_known(nodes, shapes))
+    return Subject(nodes, linear_part(nodes[0]), *_known(nodes, shapes))
 
 
 def _known(
     nodes: Sequence[Node], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[tuple[Positions, ...] | None, tuple[int, ...] | None]:
     """Return the positions of all nodes and the first one's input shape; None where a shape is unknown."""
-    pairs = [(shapes.get(node.inputs[0].name), shapes.get(node.outputs[0].name)) for node in nodes]
     found = []
-    for node, (given, made) in zip(nodes, pairs, strict=True):
+    for node in nodes:
+        layer = linear_part(node)
+        given, made = shapes.get(layer.source), shapes.get(layer.target)
         if given is None or made is None:
             return None, None
-        found.append(positions_of(linear_layer(node), (given, made)))
-    return tuple(found), pairs[0][0]
+        found.append(positions_of(layer, (given, made)))
+    return tuple(found), shapes[nodes[0].inputs[0].name]
 
 
 def why_no_gain(layer: LinearLayer, form: Form) -> str | None:

@@ -20,6 +20,8 @@ from onnxslim.passes._forms import Form
 
 Floats = npt.NDArray[np.float64]
 
+_NOTHING = 1e-12
+"""A loss below which there is none."""
 GRID = 10
 """Ranks of one scheme that a budget chooses from, at most."""
 
@@ -32,6 +34,14 @@ class Option:
     saved: float
     """Of what the budget counts."""
     loss: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What the outputs lost where a layer alone lost so much."""
+
+    loss: float
+    measured: float
 
 
 AS_IT_IS = Option(None, 0.0, 0.0)
@@ -123,6 +133,29 @@ def spend(layers: Sequence[Sequence[Option]], wanted: float) -> list[Option] | N
     if saved < wanted:
         return None
     return _given_back(layers, [hull[step] for hull, step in zip(hulls, at, strict=True)], saved - wanted)
+
+
+def spread(options: Sequence[Option], count: int) -> list[Option]:
+    """Return ``count`` of the options that are worth a choice, from little saved to most saved."""
+    hull = _hull(options)[1:]
+    if not hull:
+        return []
+    most = hull[-1].saved
+    wanted = [most * (step + 1) / count for step in range(count)]
+    nearest = [min(hull, key=lambda option: abs(option.saved - saved)) for saved in wanted]
+    return list(dict.fromkeys(nearest))
+
+
+def minded(loss: float, tried: Sequence[Tried]) -> float:
+    """Return what the outputs will lose where the layer loses ``loss``: as measured where tried, in proportion beyond,
+    a power law between.
+    """
+    points = sorted((max(each.loss, _NOTHING), max(each.measured, _NOTHING)) for each in tried)
+    if not points:
+        return loss
+    at = math.log(max(loss, _NOTHING))
+    factors = [math.log(measured / own) for own, measured in points]
+    return max(loss, _NOTHING) * math.exp(float(np.interp(at, [math.log(own) for own, _ in points], factors)))
 
 
 def _slope(hull: Sequence[Option], step: int) -> float:

@@ -12,7 +12,9 @@ model's MACs or bytes: then every layer offers forms and ranks, and the least lo
 loss being scaled by what was measured at the outputs (``_ranks``, ``_sensitivity``). Unless bytes are the goal, a form
 is timed in onnxruntime beside the layer, and one that does not pay is not used (``_form_clock``).
 
-Left alone, with the reason: computed weights, NaN or Inf in them; transposed inputs; recurrent layers; subgraphs;
+Of a recurrent layer it is the input matrix, with a MatMul in front; its recurrent weights act inside the operator.
+
+Left alone, with the reason: computed weights, NaN or Inf in them; transposed inputs; recurrent weights; subgraphs;
 layers that would not get cheaper, or not faster. Nodes that share a weight share its factors, those of the weights
 alone.
 """
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from onnxslim.analysis import infer_shapes
-from onnxslim.analysis.linear_layers import linear_layer
+from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Node, Rewriter, anchor_of, is_standard
 from onnxslim.measure.stopwatch import Clock
@@ -175,7 +177,7 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
         held = [node.inputs[1] for nodes in together for node in nodes]  # so that ids stay theirs
         for nodes in together:
             for form, same in _by_form(nodes, forms):
-                write_factors(rewriter, same, problem_of(linear_layer(same[0]), None), None, form)
+                write_factors(rewriter, same, problem_of(linear_part(same[0]), None), None, form)
         del held
         rewriter.finish()
         if reference is not None and plan.fit is not None:
@@ -230,7 +232,7 @@ def _misfit(node: Node | None, decided: LayerRank, model: Model) -> str | None:
     reason = why_not(node, model.graph, model)
     if reason is not None:
         return reason
-    layer, scheme = linear_layer(node), Scheme(decided.scheme)
+    layer, scheme = linear_part(node), Scheme(decided.scheme)
     reason = misfit(layer, scheme)
     if reason is not None:
         return reason

@@ -60,6 +60,20 @@ class LinearLayer:
         return self.groups, self.channels // self.groups, self.width
 
     @property
+    def target(self) -> str:
+        """The tensor that y is, or is known from (:meth:`seen`)."""
+        return self.anchor
+
+    @property
+    def macs_beside(self) -> int:
+        """Multiply-accumulates of the node for each position that are not this layer's."""
+        return 0
+
+    def seen(self, target: Array) -> Array:
+        """Return y of what is computed at :attr:`target`."""
+        return target
+
+    @property
     def has_bias(self) -> bool:
         """Whether the operator has a bias or can be given one."""
         return self.node.op != "MatMul"

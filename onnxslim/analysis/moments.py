@@ -15,8 +15,9 @@ import numpy as np
 from scipy.linalg.blas import dsyrk
 
 from onnxslim.analysis.frontiers import Values
-from onnxslim.analysis.linear_layers import Array, Floats, Indices, LinearLayer, linear_layer
+from onnxslim.analysis.linear_layers import Array, Floats, Indices, LinearLayer
 from onnxslim.analysis.patches import PatchMap, items, patch_map
+from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, anchor_of, is_standard
 
@@ -126,12 +127,12 @@ class Sums:
         node = next((node for node in model.graph.nodes if anchor_of(node) == request.anchor), None)
         if node is None:
             raise PassError(f"the model has no layer {request.anchor!r}")
-        self.layer = linear_layer(node)
+        self.layer = linear_part(node)
         self._settings = settings
         self._part = _part_of(self.layer, request.columns)
         groups, width, channels = self.layer.groups, self._part.stop - self._part.start, self.layer.channels
         _refuse_size(self.layer, width, settings.matrix_bytes)
-        self.target = request.joined or self.layer.anchor
+        self.target = request.joined or self.layer.target
         """The tensor of the reference that is, or holds, the target."""
         self._kept = None if request.kept is None else np.array(request.kept, np.int64)
         self._other = _other_addend(model, self.layer, request.joined) if request.joined else None
@@ -173,7 +174,7 @@ class Sums:
         self._samples += samples
 
     def _targets(self, inputs: Values, outputs: Values) -> Array:
-        target = _finite(outputs[self.target], self.target)
+        target = self.layer.seen(_finite(outputs[self.target], self.target))
         if self._kept is not None:
             target = np.take(target, self._kept, axis=1 if self.layer.kernel else -1)
         for name in self.inputs[1:]:
