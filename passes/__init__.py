@@ -18,6 +18,7 @@ from onnxslim.passes.inline_functions import InlineFunctions
 from onnxslim.passes.insert_qdq import InsertQdq
 from onnxslim.passes.join_slices import JoinSlices
 from onnxslim.passes.merge_duplicates import MergeDuplicates
+from onnxslim.passes.merge_linear import MergeLinear
 from onnxslim.passes.prune_filters import PruneFilters
 from onnxslim.passes.remove_dead import RemoveDead
 from onnxslim.passes.remove_noops import RemoveNoops
@@ -32,6 +33,7 @@ EXACT_PASSES: tuple[type[Pass], ...] = (
     FoldPad,
     FoldBatchNorm,
     FoldAffine,
+    MergeLinear,
     MergeDuplicates,
     RemoveDead,
 )
