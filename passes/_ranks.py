@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 _NOTHING = 1e-12
 """A loss below which there is none."""
-GRID = 10
+GRID = 20
 """Ranks of one scheme that a budget chooses from, at most."""
 
 
