@@ -6,9 +6,7 @@ The folder holds networks and labelled images: ``cifar10/calib.npz``, ``cifar10/
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plot
-from prune_worker import samples
+from lossy_worker import samples
+from rows import Row, line, printed, work
 
 import onnxslim
 from onnxslim import Model
 
-WORKER = Path(__file__).with_name("prune_worker.py")
 PEER = Path(__file__).with_name("prune_peer.py")
 
 
@@ -51,33 +48,14 @@ def run(folder: Path, names: Sequence[str], peers: Path | None, options: str, pi
         f"{'model':20}{'MACs':>6}{'kept':>7}{'base':>7}{'ours':>7}{'lost':>7}{'bar':>6}"
         f"{'L1':>7}{'onnxsim':>9}{'seconds':>9}{'GB':>6}{'speedup':>9}"
     )
-    print(header + "\n" + "-" * len(header), flush=True)
-    missed = 0
-    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for case in CASES:
-        if not names or any(name in case.model for name in names):
-            curves = charts.setdefault(case.model, {})
-            for row in _rows(case, folder, peers, options):
-                print(row.text, flush=True)
-                missed += row.missed
-                for tool, point in row.points.items():
-                    curves.setdefault(tool, []).append(point)
-    if picture is not None:
-        plot.write(picture, "Pruning without training", charts)
+    chosen = [case for case in CASES if not names or any(name in case.model for name in names)]
+    rows = (row for case in chosen for row in _rows(case, folder, peers, options))
+    missed = printed(header, rows, picture, "Pruning without training")
     print("\nlost: points of top-1 on images that did not calibrate; L1: the same MACs, no repair; onnxsim: its best")
     print(
         "setting of structured pruning (L2 or Wanda, ten sparsities) at no more MACs; speedup: one thread, interleaved"
     )
-    return int(missed > 0)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A printed line, whether its bar was missed, and (share of MACs, accuracy) by tool."""
-
-    text: str
-    missed: bool
-    points: dict[str, tuple[float, float]]
+    return missed
 
 
 def _rows(case: Case, folder: Path, peers: Path | None, options: str) -> Iterator[Row]:
@@ -123,18 +101,7 @@ def _row(
     points = {"ours": (ours["macs"], ours["accuracy"]), "L1 without repair": (share, plain)}
     if best is not None:
         points["onnxsim"] = (share, best)
-    return Row(cells + ("  MISSED" if missed else "") + ("  " + "; ".join(notes) if notes else ""), missed, points)
-
-
-def work(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what a worker of its own says of one row, see ``prune_worker``."""
-    done = subprocess.run(
-        [sys.executable, str(WORKER)], input=json.dumps(row), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{row['spec']} on {row['model']}: {done.stderr.strip().splitlines()[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return line(name, cells, missed, notes, points)
 
 
 def _peer(

@@ -1,7 +1,8 @@
 """One row of a bench in a process of its own: optimize (or take) a model, judge it, print JSON.
 
-Reads a JSON object from standard input: model, kind (cifar10 or imagenet), zoo, calibrate (samples; 0 for none), spec
-(a pipeline, or null to judge ``candidate`` as it is), candidate, out, judge (images to judge by; all unless given).
+Reads a JSON object from standard input: model, kind (cifar10 or imagenet; pages: images without labels), zoo, calibrate
+(samples; 0 for none), spec (a pipeline, or null to judge ``candidate`` as it is), candidate, out, judge (images to
+judge by; all unless given), time, exact (what is timed beside the result).
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from onnxslim.runtime import Session, SessionConfig
 PREPROCESS = {
     "cifar10": "scale=1/255,mean=0.485/0.456/0.406,std=0.229/0.224/0.225",
     "imagenet": "resize=256,crop=224,mean=127,std=128",
+    "pages": "resize=320x320,scale=1/255,mean=0.485/0.456/0.406,std=0.229/0.224/0.225",
 }
 BATCH = 50
+NUMERICS = 100
+"""Images without labels that judge."""
 
 
 def main() -> int:
@@ -37,9 +41,12 @@ def main() -> int:
     if row["spec"] is not None:
         started = time.perf_counter()
         given = calibration if row["calibrate"] else None
-        result = onnxslim.optimize(row["model"], given, eval_data=calibration.take(10), passes=row["spec"], bench=False)
+        judges = evaluation.take(NUMERICS) if row["kind"] == "pages" else calibration.take(10)
+        result = onnxslim.optimize(row["model"], given, eval_data=judges, passes=row["spec"], bench=False)
         found["seconds"] = time.perf_counter() - started
         found["refused"] = [record.reason for record in result.report.passes if record.reason]
+        compared = result.report.validation
+        found["sqnr_db"] = min((each.sqnr_db or 0.0 for each in compared.outputs), default=0.0) if compared else 0.0
         found["plans"] = [decision.plan for decision in result.plan.decisions]
         result.model.save(row["out"])
         found["rss_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -51,7 +58,8 @@ def main() -> int:
     ]
     found["macs"] = macs[1] / macs[0]
     found["original"], found["size"] = (Path(path).stat().st_size for path in (row["model"], candidate))
-    found["accuracy"] = accuracy(Path(candidate), evaluation.shuffled(0).take(row.get("judge", len(evaluation))))
+    if row["kind"] != "pages":
+        found["accuracy"] = accuracy(Path(candidate), evaluation.shuffled(0).take(row.get("judge", len(evaluation))))
     if row.get("time"):
         pair = [Path(path).read_bytes() for path in (row["exact"], candidate)]
         latency = compare_latency(pair, feed, RaceSettings(layers=False))[0]
@@ -66,7 +74,7 @@ def samples(zoo: Path, kind: str, calibrate: int) -> tuple[Samples, Samples]:
     if kind == "cifar10":
         pair = [Samples.from_path(zoo / kind / f"{name}.npz", preprocess=given) for name in ("calib", "val")]
         return pair[0].shuffled(0).take(calibrate or 10), pair[1]
-    calib, held = (Samples.from_path(zoo / kind / name, preprocess=given) for name in ("calib", "val"))
+    calib, held = (Samples.from_path(zoo / "imagenet" / name, preprocess=given) for name in ("calib", "val"))
     return calib.shuffled(0).take(calibrate or 10), held
 
 
