@@ -38,8 +38,10 @@ from onnxslim.passes._merge_runs import Family, Row, Stretch
 from onnxslim.passes._merging import MATRICES, Piece, Weights, magnitudes, product, weights_of
 from onnxslim.pipeline import Effect, Pass, PassContext
 
-CANCELLING = 1e3
-"""How many times larger than their sum the products may be that make a weight: three of float32's seven digits."""
+CANCELLING = 100
+"""How many times larger than their sum the products may be that make a weight. What is lost is the original's own
+digits, but an exact rewrite is judged beside it: at 100 float32 outputs were measured to move by 5e-6 of their range,
+at 1000 by 3e-5."""
 
 
 @dataclass(frozen=True)
