@@ -9,9 +9,10 @@ import numpy as np
 
 from onnxslim.analysis.linear_layers import LinearLayer
 from onnxslim.analysis.moments import Moments, Request, Settings
+from onnxslim.analysis.rectified import Guess
 from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.analysis.second_order import Collector, joined_by
-from onnxslim.ir import Model, Node, Rewriter, anchor_of
+from onnxslim.ir import Model, Node, Rewriter, anchor_of, is_standard, only_consumer
 from onnxslim.passes._factors import Problem, factored
 from onnxslim.passes._forms import Form, Stage, blank, is_transposed, place, set_bias, stored
 from onnxslim.passes._least_squares import RIDGE, Bias, around_bias, best_bias, refit, shrunk
@@ -32,6 +33,9 @@ class Fit:
     samples: Samples
     positions: int
     ridge: float
+    refinements: int = 0
+    """How often factors of a layer that a ReLU follows are fitted again, to targets that the ReLU does not tell from
+    the original's (Zhang et al. 2015, §3.2)."""
 
 
 def fitted_alone(nodes: Sequence[Node]) -> bool:
@@ -98,7 +102,18 @@ def factor_fitted(
         requests = [Request(anchor, joined_by(rewriter.model, anchor)) for anchor in map(anchor_of, nodes)]
         moments = collector.moments(rewriter.model, requests)
         for node in nodes:
-            own = moments.pop(anchor_of(node))
+            own, form = moments.pop(anchor_of(node)), forms[anchor_of(node)]
             problem = problem_of(linear_part(node), own, fit.ridge)
-            write_factors(rewriter, [node], problem, own, forms[anchor_of(node)])
+            for _ in range(fit.refinements if _is_rectified(node) else 0):
+                made = factored(problem, form).weight
+                again = Request(anchor_of(node), guess=Guess(made, best_bias(own, made)))
+                own = collector.moments(rewriter.model, [again])[anchor_of(node)]
+                problem = problem_of(linear_part(node), own, fit.ridge)
+            write_factors(rewriter, [node], problem, own, form)
         rewriter.finish()
+
+
+def _is_rectified(node: Node) -> bool:
+    """Whether nothing but a ReLU sees the layer's output."""
+    after = only_consumer(node.outputs[0])
+    return after is not None and is_standard(after, "Relu") and linear_part(node).has_bias

@@ -5,7 +5,8 @@ Result  y = A·(T·p) + b' in stages with nothing between: see ``_forms`` for th
 
 With samples the factors minimize the error of the layer's *output* against the original network, given what the
 network with the layers before already factorized feeds it (the asymmetric problem of Zhang et al. 2015, §3.3; algebra
-in ``_factors``), and the bias is fitted too. Without samples they minimize that of the weights (Eckart & Young 1936).
+in ``_factors``), and the bias is fitted too; on request, the error of what a ReLU leaves (``analysis.rectified``).
+Without samples they minimize that of the weights (Eckart & Young 1936).
 
 Ranks follow from one goal: a ratio, an energy or a rank for each layer, an estimate, or what may remain of the whole
 model's MACs or bytes: then every layer offers forms and ranks, and the least loss for what is saved wins, a layer's
@@ -60,6 +61,18 @@ class Estimate(enum.Enum):
     VBMF = "vbmf"
 
 
+class Refine(enum.Enum):
+    """What factors are fitted to beyond the layer's own output."""
+
+    OFF = "off"
+    RELU = "relu"
+    """Where a ReLU follows, to what it leaves."""
+
+
+REFINEMENTS = 2
+"""How often they are fitted again then."""
+
+
 class LayerRank(BaseModel):
     """How one layer, known by its first output, is factorized."""
 
@@ -72,7 +85,8 @@ class LayerRank(BaseModel):
     inner: int | None = None
     """Tucker's rank of the inputs."""
     error: float | None = None
-    """What was expected to be lost, as a fraction of the layer's output."""
+    """What was expected to be lost: of the layer's output, as a fraction of its energy; under a budget with samples, of
+    the model's outputs."""
     macs: float | None = None
     """Share of the layer's multiply-accumulates."""
     time: float | None = None
@@ -87,6 +101,7 @@ class FitPlan(BaseModel):
     samples: int
     positions: int = POSITIONS
     ridge: float = RIDGE
+    refinements: int = 0
 
 
 class LowRankPlan(Plan):
@@ -116,6 +131,7 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
     bytes: float | None = option(None, "fraction of the original's constant bytes that may remain")
     scheme: SchemeChoice = option(SchemeChoice.AUTO, "form of the stages; auto: the best under a budget, else channel")
     samples: int = option(1024, "how many calibration samples to look at")
+    refine: Refine = option(Refine.OFF, "relu: where a ReLU follows, fit factors to what it leaves; takes longer")
     clock: Clock = option(Clock.ON, "time forms in onnxruntime and refuse those that are not worth it")
     multiple: int | None = option(
         None, "round ranks up to multiples of this [the target's with macs and bytes, else 1]"
@@ -154,7 +170,8 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
                 refused += [(anchor_of(node), decision.reason) for node in decision.nodes]
             else:
                 layers += [_layer_rank(node, decision) for node in decision.nodes]
-        fit = FitPlan(samples=len(study.samples)) if study.samples is not None and layers else None
+        again = REFINEMENTS if self.refine is Refine.RELU else 0
+        fit = FitPlan(samples=len(study.samples), refinements=again) if study.samples is not None and layers else None
         return LowRankPlan(layers=tuple(layers), fit=fit, refused=tuple(refused), whole=whole)
 
     def apply(self, rewriter: Rewriter, plan: LowRankPlan, context: PassContext) -> None:
@@ -182,7 +199,7 @@ class FactorLowRank(PlannedPass[LowRankPlan]):
         rewriter.finish()
         if reference is not None and plan.fit is not None:
             samples = context.require_samples(self.name).take(plan.fit.samples)
-            fit = Fit(samples, plan.fit.positions, plan.fit.ridge)
+            fit = Fit(samples, plan.fit.positions, plan.fit.ridge, plan.fit.refinements)
             fitted = {anchor: form for anchor, form in forms.items() if anchor not in plain}
             factor_fitted(rewriter, reference, fitted, fit, context)
 

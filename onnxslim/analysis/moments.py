@@ -17,6 +17,7 @@ from scipy.linalg.blas import dsyrk
 from onnxslim.analysis.frontiers import Values
 from onnxslim.analysis.linear_layers import Array, Floats, Indices, LinearLayer
 from onnxslim.analysis.patches import PatchMap, items, patch_map
+from onnxslim.analysis.rectified import Guess
 from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, anchor_of, is_standard
@@ -115,6 +116,8 @@ class Request:
     columns: tuple[int, int] | None = None
     """From where to where the columns are looked at alone, of a layer whose Gram matrix would be too large whole. Then
     the target is the reference less the layer's own output as it is now: what these columns may still put right."""
+    guess: Guess | None = None
+    """What the layer is about to compute where a ReLU follows: then targets below zero follow it."""
 
 
 # ---- sums of one layer -----------------------------------------------------------------------------------------------
@@ -137,6 +140,7 @@ class Sums:
         self._kept = None if request.kept is None else np.array(request.kept, np.int64)
         self._other = _other_addend(model, self.layer, request.joined) if request.joined else None
         self._referred = referred
+        self._guess = request.guess
         self._own_output = referred and request.columns is not None
         self._width = width
         self._count, self._samples = 0, 0
@@ -215,9 +219,10 @@ class Sums:
         for group, part in enumerate(grouped):
             self._gram[group] = dsyrk(1.0, part.T, beta=1.0, c=self._gram[group], trans=1, overwrite_c=1)
         if wanted is not None:
-            self._multiply_targets(
-                np.concatenate([where.targets(wanted[item], picks) for item, picks in pieces], axis=1), grouped
-            )
+            targets = np.concatenate([where.targets(wanted[item], picks) for item, picks in pieces], axis=1)
+            if self._guess is not None:
+                targets = self._guess.rectified(targets, rows)
+            self._multiply_targets(targets, grouped)
         self._count += rows.shape[1]
 
     def _multiply_targets(self, rows: Array, patches: Floats) -> None:
