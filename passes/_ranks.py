@@ -81,7 +81,8 @@ def estimated(matrix: Floats) -> int:
     Theorem 2 (noise variance by bounded minimization); for convolutions: Kim et al. 2016, §3.2.
     """
     short, long = sorted(matrix.shape)
-    values = np.linalg.svd(matrix, compute_uv=False)
+    gram = matrix @ matrix.T if matrix.shape[0] == short else matrix.T @ matrix
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(gram)[::-1], 0.0))
     if values[0] <= 0:
         return 1
     values = values / values[0]
