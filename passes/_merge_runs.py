@@ -19,6 +19,8 @@ from onnxslim.passes._merging import Axis, Piece, joined, piece_of
 
 LONGEST = 8
 """Layers that are merged into one at most."""
+LARGEST = 2**22
+"""Numbers in a weight that is multiplied or made: a few copies in float64 are 200 MB, and a second's work."""
 
 Stretch = tuple[int, int]
 """First layer, and the one after the last."""
@@ -61,11 +63,14 @@ class Family:
 
     def merged(self, stretch: Stretch) -> Piece | str:
         """Return the layers of ``stretch`` as one, or why they are none."""
-        whole: Piece | str = self.pieces[stretch[0]]
+        whole = self.pieces[stretch[0]]
         for piece in self.pieces[stretch[0] + 1 : stretch[1]]:
-            if isinstance(whole, str):
-                break
-            whole = joined(whole, piece)
+            made = joined(whole, piece)
+            if isinstance(made, str):
+                return made
+            if max(part.elements for part in (whole, piece, made)) > LARGEST:
+                return f"its weights, those of the layer before it or of both as one are more than {LARGEST:,} numbers"
+            whole = made
         return whole
 
     def division(self) -> list[Stretch]:

@@ -16,10 +16,10 @@ it is what takes fewer multiply-accumulates and no more bytes, or fewer bytes fo
 that must hold for every size. Rows that share their weights share the result. ``_merging`` has the algebra of an axis.
 
 Left alone, with the reason: a tensor between that others read or a graph returns; weights that are computed, float16,
-or hold NaN or Inf; transposed inputs; a bias before a layer that pads, or scatters (the border sees zeros instead);
-windows along the same axis; padding around what a window made; auto_pad beside strides or pads; groups that do not
-nest; products that overflow or vanish in their type; and factors that nearly cancel, whose product would keep few
-digits. All is computed in float64 and rounded once.
+of millions of numbers, or hold NaN or Inf; transposed inputs; a bias before a layer that pads, or scatters (the border
+sees zeros instead); windows along the same axis; padding around what a window made; auto_pad beside strides or pads;
+groups that do not nest; products that overflow or vanish in their type; and factors that nearly cancel, whose product
+would keep few digits. All is computed in float64 and rounded once.
 """
 
 from __future__ import annotations

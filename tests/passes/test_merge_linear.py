@@ -206,6 +206,12 @@ STAYS = [
         id="factors that nearly cancel",
     ),
     pytest.param(
+        "g (float[1,2100] x) => (float[1,2100] z) { y = MatMul(x, w1) z = MatMul(y, w2) }",
+        {"w1": np.ones((2100, 2100), np.float32), "w2": np.ones((2100, 2100), np.float32)},
+        "4,194,304 numbers",
+        id="large weights",
+    ),
+    pytest.param(
         "g (float[8,8] x) => (float[8,8] z) { y = Gemm(x, w1, b1) z = Gemm(y, w2, b2) }",
         {"w1": (8, 64), "w2": np.ones((64, 8), np.float32), "b1": np.full(64, 1e4, np.float32),
          "b2": np.full(8, -64e4, np.float32)},

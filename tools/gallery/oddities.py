@@ -84,7 +84,7 @@ def tied_weights() -> onnx.ModelProto:
     x = b.conv_norm_relu(b.op("Abs", b.op("Sub", *ends)), 16)
     table = b.normal(12, 16)
     code = b.relu(b.op("Gemm", b.op("Flatten", b.op("GlobalAveragePool", x)), table, transB=1))
-    return b.build(b.linear(b.op("Gemm", code, table), 10))
+    return b.build(b.linear(b.relu(b.op("Gemm", code, table)), 10))
 
 
 def captured() -> onnx.ModelProto:
