@@ -13,6 +13,7 @@ model's MACs or bytes: then every layer offers forms and ranks, and the least lo
 loss being scaled by what was measured at the outputs (``_ranks``, ``_sensitivity``). Unless bytes are the goal, a form
 is timed in onnxruntime beside the layer, and one that does not pay is not used (``_form_clock``).
 
+A bottleneck that is there already is factorized stage by stage: with ``merge-linear`` behind, it gets another rank.
 Of a recurrent layer it is the input matrix, with a MatMul in front; its recurrent weights act inside the operator.
 
 Left alone, with the reason: computed weights, NaN or Inf in them; transposed inputs; recurrent weights; subgraphs;
