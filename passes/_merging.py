@@ -24,6 +24,7 @@ from onnxslim.ir import array_of
 Floats = npt.NDArray[np.float64]
 
 MATRICES = ("Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,10 @@ def _axes_of(layer: LinearLayer) -> tuple[Axis, ...]:
 
 
 def joined(first: Piece, second: Piece) -> Piece | str:
-    """Return ``second`` after ``first`` as one piece, or why it is none, said of the second layer."""
-    if (first.op in MATRICES) != (second.op in MATRICES) or len(first.axes) != len(second.axes):
-        return "it multiplies along another axis than the layer before it"
+    """Return ``second`` after ``first`` as one piece, or why it is none, said of the second layer.
+
+    Both are matrices, or both are convolutions over as many axes.
+    """
     if first.outputs != second.inputs:
         return "it reads another number of channels than the layer before it makes"
     if max(first.groups, second.groups) % min(first.groups, second.groups):

@@ -35,7 +35,7 @@ from onnxslim.analysis.linear_layers import LAYERS, LinearLayer, linear_layer, r
 from onnxslim.errors import PassError
 from onnxslim.ir import Constant, Graph, Node, Rewriter, anchor_of, is_standard, numpy_dtype
 from onnxslim.passes._merge_runs import Family, Row, Stretch
-from onnxslim.passes._merging import MATRICES, Piece, Weights, magnitudes, product, weights_of
+from onnxslim.passes._merging import CONVOLUTIONS, MATRICES, Piece, Weights, magnitudes, product, weights_of
 from onnxslim.pipeline import Effect, Pass, PassContext
 
 CANCELLING = 100
@@ -79,7 +79,8 @@ def _next(node: Node, rewriter: Rewriter) -> Node | None:
     if not is_standard(node, *LAYERS) or not node.outputs:
         return None
     out = node.outputs[0]
-    readers = [reader for reader in out.outputs if is_standard(reader, *LAYERS) and reader.inputs[0] is out]
+    kind = MATRICES if node.op in MATRICES else CONVOLUTIONS  # a matrix multiplies along another axis
+    readers = [reader for reader in out.outputs if is_standard(reader, *kind) and reader.inputs[0] is out]
     for reader in readers:
         reason = _why_not_in_a_row(node, reader, rewriter)
         if reason is None:
@@ -97,6 +98,8 @@ def _why_not_in_a_row(first: Node, second: Node, rewriter: Rewriter) -> str | No
     reason = refusal(second)
     if reason is not None:
         return reason
+    if len(first.inputs[1].shape) != len(second.inputs[1].shape):
+        return "its weights have another rank than those of the layer before it"
     dtypes = {numpy_dtype(node.inputs[1].dtype) for node in (first, second)}
     if np.dtype(np.float16) in dtypes or len(dtypes) > 1:
         return "its weights are float16, too coarse to be rounded once more"

@@ -242,6 +242,15 @@ def test_apart_without_a_word(check: Check) -> None:
     assert check(image("y = Conv(x, w1) r = Relu(y) z = Conv(r, w2)"), PASSES, weights).reasons == ()
 
 
+def test_matrices_after_convolutions(check: Check) -> None:
+    """They act along another axis; each kind is merged by itself."""
+    body = image("y = Conv(x, w1) s = Conv(y, w2) t = MatMul(s, w3) z = MatMul(t, w4)", size="9,8")
+    weights = {"w1": (64, 4, 3, 3), "w2": (4, 64, 1, 1), "w3": (6, 20), "w4": (20, 6)}
+    done = check(body, PASSES, weights)
+    assert done.ops == ["Conv", "MatMul"]
+    assert done.reasons == ()
+
+
 CHANGES = [
     pytest.param(
         "g (float[N,M,8] x) => (float[N,M,8] z) { y = MatMul(x, w1) z = MatMul(y, w2) }",
