@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lossy_worker import samples
 from rows import Row, cell, line, printed, work
 
 import onnxslim
@@ -64,7 +65,12 @@ CASES = (
         ),
     ),
     Case("googlenet_cifar10", "cifar10", 1024, (("macs=0.75 clock=off", None), ("macs=0.75", None))),
-    Case("efficientnet_lite0", "imagenet", 200, (("macs=0.95 clock=off", None), ("macs=0.95", 0.5))),
+    Case(
+        "efficientnet_lite0",
+        "imagenet",
+        200,
+        (("macs=0.95 clock=off", None), ("macs=0.98 clock=off", None), ("macs=0.98", 0.5), ("macs=0.95", None)),
+    ),
     Case(
         "ppocrv4_det", "pages", 100, (("macs=0.85 clock=off", 25.0), ("macs=0.95 clock=off", None), ("macs=0.95", None))
     ),
@@ -95,7 +101,8 @@ def _rows(case: Case, folder: Path) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         exact = scratch / "exact.onnx"
-        simplified = onnxslim.optimize(folder / f"{case.model}.onnx", bench=False).model
+        few = samples(folder, case.kind, 4)[0]
+        simplified = onnxslim.optimize(folder / f"{case.model}.onnx", few, passes="exact", bench=False).model
         simplified.save(exact)
         common: dict[str, Any] = {"zoo": str(folder), "kind": case.kind, "model": str(exact), "exact": str(exact)}
         common |= {"out": str(scratch / "out.onnx"), "calibrate": case.calibrate}
