@@ -1,0 +1,164 @@
+"""Putting pairs of QuantizeLinear and DequantizeLinear into a graph, and weights as integers behind DequantizeLinear."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxslim.ir import Constant, Node, Rewriter, Tensor, array_of, producer
+from onnxslim.passes._qdq_choice import (
+    FLOAT32,
+    MOVING,
+    WEIGHTED,
+    activation_inputs,
+    final_output,
+    is_weight,
+    keeps_float_output,
+)
+from onnxslim.passes._quantize import Grid, grid_of, quantize_bias, quantize_weight
+
+
+class Quantizer:
+    """Inserts pairs; grids and constants that are equal are made once."""
+
+    def __init__(
+        self, rewriter: Rewriter, nodes: list[Node], ranges: dict[str, tuple[float, float]], *, per_channel: bool
+    ) -> None:
+        self.rewriter = rewriter
+        self.nodes = nodes
+        self.per_channel = per_channel
+        self.grids = {name: grid_of(*range_) for name, range_ in ranges.items()}
+        self.constants: dict[tuple[str, str, bytes], Constant] = {}
+        self.dequantized: dict[str, Tensor] = {}
+        self.weights: dict[tuple[int, int, bytes], Tensor] = {}
+
+    def run(self) -> None:
+        """Share grids along moving nodes, then put pairs on inputs, weights and outputs, in order."""
+        for node in self.nodes:
+            if node.op in MOVING:
+                self.grids[node.outputs[0].name] = self.grids[node.inputs[0].name]
+        work = [(node, activation_inputs(node), final_output(node), keeps_float_output(node)) for node in self.nodes]
+        for node, inputs, _, _ in work:
+            if node.op in WEIGHTED:
+                self._quantize_weights(node, self.grids.get(inputs[0].name))
+        for node, inputs, _, _ in work:
+            for tensor in {id(t): t for t in inputs}.values():
+                self._quantize_input(node, tensor)
+        for _, _, output, keeps_float in work:
+            if not keeps_float:
+                self._quantize_output(output)
+
+    def _quantize_input(self, node: Node, tensor: Tensor) -> None:
+        replacement = self._constant_pair(tensor) if isinstance(tensor, Constant) else self._pair(tensor)
+        for index, current in enumerate(node.inputs):
+            if current is tensor:
+                self.rewriter.set_input(node, index, replacement)
+
+    def _quantize_output(self, tensor: Tensor) -> None:
+        """Let everybody who reads ``tensor`` read it from the grid; a graph output becomes the grid's own."""
+        if self.rewriter.is_output(tensor):
+            self._pair_before_output(tensor)
+            return
+        if not tensor.outputs:
+            return
+        pair = self._pair(tensor)
+        for reader in list(tensor.outputs):
+            if reader.op == "QuantizeLinear":
+                continue
+            for index, current in enumerate(reader.inputs):
+                if current is tensor:
+                    self.rewriter.set_input(reader, index, pair)
+
+    def _pair(self, tensor: Tensor) -> Tensor:
+        """Return ``tensor`` from its grid, inserting the pair on first use."""
+        if tensor.name not in self.dequantized:
+            out = self.rewriter.variable(f"{tensor.name}_dq", FLOAT32, tensor.shape)
+            self._insert_pair(tensor, out, self.grids[tensor.name])
+            self.dequantized[tensor.name] = out
+        return self.dequantized[tensor.name]
+
+    def _pair_before_output(self, tensor: Tensor) -> None:
+        """Keep the graph output's name on the DequantizeLinear; its former producer gets a new one."""
+        maker = producer(tensor)
+        if maker is None or maker.op == "DequantizeLinear":
+            return
+        inner = self.rewriter.variable(f"{tensor.name}_f", FLOAT32, tensor.shape)
+        already = self.dequantized.get(tensor.name)
+        for reader in list(tensor.outputs):
+            for index, current in enumerate(reader.inputs):
+                if current is tensor:
+                    self.rewriter.set_input(reader, index, inner if reader.op == "QuantizeLinear" else tensor)
+        index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
+        tensor.inputs.clear()
+        maker.outputs.insert(index, inner)
+        if already is None:
+            self._insert_pair(inner, tensor, self.grids[tensor.name])
+        else:
+            last = producer(already)
+            assert last is not None  # noqa: S101  (_pair made it)
+            self.rewriter.insert("DequantizeLinear", list(last.inputs), [tensor])
+
+    def _insert_pair(self, source: Tensor, out: Tensor, grid: Grid) -> None:
+        scale = self._constant("scale", np.array(grid.scale))
+        zero = self._constant("zero", np.array(grid.zero_point))
+        middle = self.rewriter.variable(f"{source.name}_q", np.dtype(np.uint8), source.shape)
+        self.rewriter.insert("QuantizeLinear", [source, scale, zero], [middle])
+        self.rewriter.insert("DequantizeLinear", [middle, scale, zero], [out])
+
+    def _constant_pair(self, tensor: Constant) -> Tensor:
+        """Return a constant operand on a grid of its own: its bytes, then DequantizeLinear."""
+        key = (id(tensor), -1, b"")
+        if key not in self.weights:
+            values = tensor.values.astype(np.float64)
+            grid = grid_of(float(values.min(initial=0)), float(values.max(initial=0)))  # zero is on every grid
+            stored = np.clip(np.round(values / float(grid.scale)) + float(grid.zero_point), 0, 255).astype(np.uint8)
+            scale, zero = (
+                self._constant("scale", np.array(grid.scale)),
+                self._constant("zero", np.array(grid.zero_point)),
+            )
+            self.weights[key] = self._dequantize(
+                tensor.name, [self.rewriter.constant(f"{tensor.name}_q", stored), scale, zero]
+            )
+        return self.weights[key]
+
+    def _quantize_weights(self, node: Node, grid: Grid | None) -> None:
+        if not is_weight(node.inputs[1]) and node.op == "MatMul":
+            return
+        weight, bias = array_of(node.inputs[1]), None
+        if weight is None or grid is None:
+            return
+        if len(node.inputs) > 2 and node.inputs[2].name:
+            bias = array_of(node.inputs[2])
+        axis = _channel_axis(node)
+        integer = quantize_weight(weight, axis, bias, float(grid.scale), per_channel=self.per_channel)
+        key = (id(node.inputs[1]), axis, integer.scale.tobytes())
+        if key not in self.weights:
+            name = node.inputs[1].name
+            # Without a zero point Gemm stays in float; with a shared one onnxruntime's ARM reading does not load.
+            zero = self.rewriter.constant("zero", np.zeros(integer.scale.shape, np.int8))
+            scale = self._constant("scale", integer.scale)
+            inputs = [self.rewriter.constant(f"{name}_q", integer.values), scale, zero]
+            self.weights[key] = self._dequantize(name, inputs, axis)
+        self.rewriter.set_input(node, 1, self.weights[key])
+        if bias is not None:
+            values, bias_scale = quantize_bias(bias, grid.scale, integer.scale)
+            name = node.inputs[2].name
+            inputs = [self.rewriter.constant(f"{name}_q", values), self._constant("scale", bias_scale)]
+            self.rewriter.set_input(node, 2, self._dequantize(name, inputs, 0))
+
+    def _dequantize(self, name: str, inputs: list[Constant], axis: int | None = None) -> Tensor:
+        out = self.rewriter.variable(f"{name}_dq", FLOAT32, list(inputs[0].shape))
+        self.rewriter.insert("DequantizeLinear", inputs, [out], {} if axis is None else {"axis": axis})
+        return out
+
+    def _constant(self, hint: str, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Constant:
+        key = (hint, f"{values.dtype}{values.shape}", values.tobytes())
+        if key not in self.constants:
+            self.constants[key] = self.rewriter.constant(hint, values)
+        return self.constants[key]
+
+
+def _channel_axis(node: Node) -> int:
+    """Return the axis of output channels in the node's weight."""
+    if node.op == "Conv":
+        return 0
+    return 0 if node.op == "Gemm" and node.attrs.get("transB") else 1
