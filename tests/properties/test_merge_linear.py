@@ -15,14 +15,16 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from properties.comparing import assert_equal, run
-from properties.test_exact_passes import BRIEF, LONG
+from properties.test_exact_passes import BRIEF, LONG, TRAINED, trained
+from properties.test_low_rank import at_full_rank
 
 from onnxslim.analysis import concrete_shapes
 from onnxslim.analysis.cost import model_cost
-from onnxslim.ir import Model
+from onnxslim.ir import Model, Rewriter
+from onnxslim.passes import EXACT_PASSES, FactorLowRank
 from onnxslim.passes.infer_shapes import InferShapes
 from onnxslim.passes.merge_linear import MergeLinear
-from onnxslim.pipeline import exact_fixed_point
+from onnxslim.pipeline import PassContext, exact_fixed_point
 from onnxslim.runtime import RuntimeRefusal
 
 PASSES = [InferShapes(), MergeLinear()]
@@ -199,3 +201,19 @@ def test_matrices(widths: list[int], gemm: list[bool], transposed: list[bool], f
     onnx.checker.check_model(model.proto(), full_check=True)
     assert_equal(proto, model, {"t0": random.standard_normal((5, widths[0])).astype(np.float32)}, "float32")
     assert model_cost(model, concrete_shapes(model)).bytes <= sum(len(tensor.raw_data) for tensor in tensors)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_low_rank_at_full_rank_is_undone(name: str) -> None:
+    """A trained model, every layer split in two that cost more: as many nodes again as before, and equal outputs."""
+    source = trained(name)
+    model = Model.load(source.proto)
+    exact_fixed_point(model, [cls() for cls in EXACT_PASSES])
+    before = [node.op for node in model.graph.nodes]
+    rewriter = Rewriter(model)
+    FactorLowRank(ratio=0).apply(rewriter, at_full_rank(model), PassContext())
+    rewriter.finish()
+    assert len(model.graph.nodes) > len(before) + 3
+    exact_fixed_point(model, PASSES)
+    assert [node.op for node in model.graph.nodes] == before
+    assert_equal(source.proto, model, source.feed, "float32")
