@@ -1,10 +1,13 @@
-"""Putting pairs of QuantizeLinear and DequantizeLinear into a graph, and weights as integers behind DequantizeLinear."""
+"""Pairs of QuantizeLinear and DequantizeLinear in a graph, and weights as integers behind DequantizeLinear."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from onnxslim.ir import Constant, Node, Rewriter, Tensor, array_of, producer
+from onnxslim.ir import Constant, Node, Rewriter, Tensor, anchor_of, array_of, producer
 from onnxslim.passes._qdq_choice import (
     FLOAT32,
     MOVING,
@@ -14,16 +17,33 @@ from onnxslim.passes._qdq_choice import (
     is_weight,
     keeps_float_output,
 )
-from onnxslim.passes._quantize import Grid, grid_of, quantize_bias, quantize_weight
+from onnxslim.passes._quantize import FittedWeight, Grid, IntegerWeight, grid_of, quantize_bias, quantize_weight
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A node that becomes integer, and its tensors that get a grid."""
+
+    node: Node
+    inputs: Sequence[Tensor]
+    output: Tensor | None
+    """None where the result stays in float."""
 
 
 class Quantizer:
     """Inserts pairs; grids and constants that are equal are made once."""
 
     def __init__(
-        self, rewriter: Rewriter, nodes: list[Node], ranges: dict[str, tuple[float, float]], *, per_channel: bool
+        self,
+        rewriter: Rewriter,
+        nodes: list[Node],
+        ranges: Mapping[str, tuple[float, float]],
+        *,
+        per_channel: bool,
+        fitted: Mapping[str, FittedWeight] | None = None,
     ) -> None:
         self.rewriter = rewriter
+        self.fitted = fitted or {}
         self.nodes = nodes
         self.per_channel = per_channel
         self.grids = {name: grid_of(*range_) for name, range_ in ranges.items()}
@@ -32,20 +52,41 @@ class Quantizer:
         self.weights: dict[tuple[int, int, bytes], Tensor] = {}
 
     def run(self) -> None:
-        """Share grids along moving nodes, then put pairs on inputs, weights and outputs, in order."""
+        """Put pairs on inputs, weights and outputs, in order."""
+        work = self._work()
+        for one in work:
+            if one.node.op in WEIGHTED:
+                self._quantize_weights(one.node, self.grids.get(one.inputs[0].name))
+        self._insert_pairs(work)
+
+    def activations_only(self) -> dict[str, np.float32]:
+        """Leave weights in float; return the scale of the input of each layer with weights, by anchor."""
+        work = self._work()
+        found = {}
+        for one in work:
+            grid = self.grids.get(one.inputs[0].name) if one.node.op in WEIGHTED else None
+            if grid is not None:
+                found[anchor_of(one.node)] = grid.scale
+        self._insert_pairs(work)
+        return found
+
+    def _work(self) -> list[_Work]:
+        """Share grids along moving nodes, and note what each node reads and makes before anything is inserted."""
         for node in self.nodes:
             if node.op in MOVING:
                 self.grids[node.outputs[0].name] = self.grids[node.inputs[0].name]
-        work = [(node, activation_inputs(node), final_output(node), keeps_float_output(node)) for node in self.nodes]
-        for node, inputs, _, _ in work:
-            if node.op in WEIGHTED:
-                self._quantize_weights(node, self.grids.get(inputs[0].name))
-        for node, inputs, _, _ in work:
-            for tensor in {id(t): t for t in inputs}.values():
-                self._quantize_input(node, tensor)
-        for _, _, output, keeps_float in work:
-            if not keeps_float:
-                self._quantize_output(output)
+        return [
+            _Work(node, activation_inputs(node), None if keeps_float_output(node) else final_output(node))
+            for node in self.nodes
+        ]
+
+    def _insert_pairs(self, work: Sequence[_Work]) -> None:
+        for one in work:
+            for tensor in {id(t): t for t in one.inputs}.values():
+                self._quantize_input(one.node, tensor)
+        for one in work:
+            if one.output is not None:
+                self._quantize_output(one.output)
 
     def _quantize_input(self, node: Node, tensor: Tensor) -> None:
         replacement = self._constant_pair(tensor) if isinstance(tensor, Constant) else self._pair(tensor)
@@ -129,7 +170,11 @@ class Quantizer:
         if len(node.inputs) > 2 and node.inputs[2].name:
             bias = array_of(node.inputs[2])
         axis = _channel_axis(node)
-        integer = quantize_weight(weight, axis, bias, float(grid.scale), per_channel=self.per_channel)
+        fitted = self.fitted.get(anchor_of(node))
+        if fitted is None:
+            integer = quantize_weight(weight, axis, bias, float(grid.scale), per_channel=self.per_channel)
+        else:
+            integer, bias = IntegerWeight(fitted.values, fitted.scale, axis), fitted.bias
         key = (id(node.inputs[1]), axis, integer.scale.tobytes())
         if key not in self.weights:
             name = node.inputs[1].name
@@ -141,7 +186,7 @@ class Quantizer:
         self.rewriter.set_input(node, 1, self.weights[key])
         if bias is not None:
             values, bias_scale = quantize_bias(bias, grid.scale, integer.scale)
-            name = node.inputs[2].name
+            name = node.inputs[2].name if len(node.inputs) > 2 and node.inputs[2].name else f"{anchor_of(node)}_bias"
             inputs = [self.rewriter.constant(f"{name}_q", values), self._constant("scale", bias_scale)]
             self.rewriter.set_input(node, 2, self._dequantize(name, inputs, 0))
 

@@ -47,6 +47,18 @@ class IntegerWeight:
     axis: int
 
 
+@dataclass(frozen=True)
+class FittedWeight:
+    """Integers, scales and bias of a layer that were fitted to what the original computes there."""
+
+    values: npt.NDArray[np.int8]
+    """As the operator stores its weight."""
+    scale: npt.NDArray[np.float32]
+    """Of each output channel."""
+    bias: Array | None
+    """None for operators without one."""
+
+
 def quantize_weight(
     weight: Array, axis: int, bias: Array | None, input_scale: float | None, *, per_channel: bool = True
 ) -> IntegerWeight:

@@ -22,6 +22,7 @@ keeps its output in float. Opsets before 13, which lack scales per channel, are 
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from onnxslim.analysis import infer_shapes
@@ -29,6 +30,7 @@ from onnxslim.analysis.ranges import observe_ranges
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter, anchor_of, graph_nodes, is_standard
 from onnxslim.passes._qdq_choice import select
+from onnxslim.passes._qdq_fit import Wanted, fitted_weights
 from onnxslim.passes._qdq_pairs import Quantizer
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 from onnxslim.runtime.kernels import quantizes
@@ -38,6 +40,13 @@ OPSET = 13
 
 EXPLICIT_RESIZE = 11
 """The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
+
+
+class Rounding(enum.Enum):
+    """How weights become integers."""
+
+    NEAREST = "nearest"
+    SECOND_ORDER = "second-order"
 
 
 class QdqPlan(Plan):
@@ -59,6 +68,8 @@ class InsertQdq(PlannedPass[QdqPlan]):
     plan_type = QdqPlan
     needs_samples = True
 
+    rounding: Rounding = option(Rounding.NEAREST, "second-order: fit integers to the layers' outputs on the samples")
+    samples: int = option(256, "how many calibration samples second-order rounding looks at")
     per_channel: bool = option(True, "one scale for each output channel of a weight, instead of one for all")
     only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
@@ -99,7 +110,13 @@ class InsertQdq(PlannedPass[QdqPlan]):
             _upgrade(rewriter)
         chosen = set(plan.nodes)
         nodes = [node for node in rewriter.model.graph.nodes if anchor_of(node) in chosen]
-        Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel).run()
+        fitted = None
+        if self.rounding is Rounding.SECOND_ORDER:
+            infer_shapes(rewriter.model)
+            samples = context.require_samples(self.name).take(self.samples)
+            wanted = Wanted(plan.nodes, plan.ranges, self.per_channel)
+            fitted = fitted_weights(rewriter.model, wanted, samples, context)
+        Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel, fitted=fitted).run()
 
 
 def _upgrade(rewriter: Rewriter) -> None:
