@@ -5,9 +5,9 @@ alone, summed up to one cell for each level and spread evenly again over the bin
 least Kullback-Leibler divergence KL(P ‖ Q) wins. (Migacz 2017, "8-bit inference with TensorRT"; smoothing of empty
 bins as in MXNet's and onnxruntime's calibration.)
 
-A range shrinks towards zero on both sides by the same factor; after a ReLU there is one side only, and all levels serve
-it. Exact zeros are left out, as NVIDIA's pytorch-quantization leaves out the first bin: every range holds them, and
-half of all values in one bin would hide the rest.
+Candidates reach equally far on both sides of zero, but nowhere beyond what was seen: after a ReLU there is one side
+only, and all levels serve it. Exact zeros are left out, as NVIDIA's pytorch-quantization leaves out the first bin:
+every range holds them, and half of all values in one bin would hide the rest.
 """
 
 from __future__ import annotations
@@ -37,19 +37,25 @@ def entropy_range(histogram: Histogram, levels: int, *, symmetric: bool) -> tupl
         symmetric: whether both sides reach equally far.
     """
     counts, below = _around_zero(histogram, symmetric=symmetric)
-    widest = (min(histogram.low, 0.0), max(histogram.high, 0.0))
-    best, least = (below, len(counts) - below), np.inf
-    for fraction in np.linspace(1.0, min(1.0, levels / max(len(counts), 1)), CANDIDATES):
-        left, right = _bins(fraction, below), _bins(fraction, len(counts) - below)
-        if left + right < levels:
-            continue
-        found = _divergence(counts, below - left, below + right, levels)
+    sides = below, len(counts) - below
+    best, least = sides, np.inf
+    for reach in _reaches(max(sides), levels // 2):
+        left, right = min(reach, sides[0]), min(reach, sides[1])
+        found = _divergence(counts, below - left, below + right, levels) if left + right >= levels else np.inf
         if found < least:
             best, least = (left, right), found
+    low, high = -best[0] * histogram.width, best[1] * histogram.width
+    widest = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if symmetric:
-        reach = min(best[1] * histogram.width, max(-widest[0], widest[1]))
+        reach = min(high, max(-widest[0], widest[1]))
         return -reach, reach
-    return max(-best[0] * histogram.width, widest[0]), min(best[1] * histogram.width, widest[1])
+    return max(low, widest[0]), min(high, widest[1])
+
+
+def _reaches(widest: int, narrowest: int) -> list[int]:
+    """Return how many bins to reach from zero, from all of them down."""
+    reaches = np.linspace(widest, min(narrowest, widest), CANDIDATES)
+    return list(dict.fromkeys(int(reach) for reach in np.ceil(reaches)))
 
 
 def _around_zero(histogram: Histogram, *, symmetric: bool) -> tuple[Floats, int]:
@@ -68,10 +74,6 @@ def _around_zero(histogram: Histogram, *, symmetric: bool) -> tuple[Floats, int]
         padded[reach - below : reach + above] = counts[zero - below : zero + above]
         return padded, reach
     return counts[zero - below : zero + above], below
-
-
-def _bins(fraction: float, count: int) -> int:
-    return int(np.ceil(fraction * count - 1e-9))
 
 
 def _divergence(counts: Floats, start: int, stop: int, levels: int) -> float:

@@ -30,7 +30,7 @@ LARGEST = float(np.finfo(np.float32).max)
 """Larger values count as infinite: no float32 scale leads to them."""
 
 _LOWEST_EXPONENT = -1000
-"""Bins of float64's denormals would be finer than its reciprocals can tell."""
+"""Finer bins would have no reciprocal. What is that small may count as zero beside large values."""
 
 
 @dataclass
