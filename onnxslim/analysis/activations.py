@@ -35,7 +35,7 @@ def stream(
     given = [name for name in names if name in inputs]
     for group in _groups(model, [name for name in names if name not in inputs], samples):
         placed = model.placed(group)
-        session = Session(placed.data, SessionConfig(threads))
+        session = Session(placed.data, SessionConfig(threads, spins=False))
         for index, sample in enumerate(samples):
             values = session.run(sample.feed, group)
             values.update((name, sample.feed[name]) for name in given)

@@ -47,8 +47,8 @@ def entropy_range(histogram: Histogram, levels: int, *, symmetric: bool) -> tupl
     low, high = -best[0] * histogram.width, best[1] * histogram.width
     widest = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if symmetric:
-        reach = min(high, max(-widest[0], widest[1]))
-        return -reach, reach
+        high = min(high, max(-widest[0], widest[1]))
+        return -high, high
     return max(low, widest[0]), min(high, widest[1])
 
 

@@ -9,15 +9,15 @@ import onnx
 import pytest
 
 from onnxslim.analysis.known_ranges import known_range, narrowed
-from onnxslim.ir import Model, Node, consumers
+from onnxslim.ir import Constant, Model, Node, consumers
 from onnxslim.runtime import Level, Session, SessionConfig
 
 Range = tuple[float, float]
 
 
 def model_of(body: str, opset: int = 17, constants: str = "") -> Model:
-    head = f'<ir_version: 8, opset_import: ["" : {opset}, "other" : 1]> g (float[2, 3, 8] x) => (float[2, 3, 8] y) {constants}'
-    return Model.load(onnx.parser.parse_model(f"{head} {{ {body} }}"))
+    head = f'<ir_version: 8, opset_import: ["" : {opset}, "other" : 1]> g (float[2, 3, 8] x) => (float[2, 3, 8] y)'
+    return Model.load(onnx.parser.parse_model(f"{head} {constants} {{ {body} }}"))
 
 
 def last(model: Model) -> Node:
@@ -90,7 +90,7 @@ def test_unknown(body: str, opset: int) -> None:
 
 def test_nan_bounds_are_unknown() -> None:
     model = model_of("y = Clip(x, low, high)", 17, BOUNDS)
-    last(model).inputs[1].values = np.array(np.nan, np.float32)
+    last(model).inputs[1] = Constant("nan", np.array(np.nan, np.float32))
     assert known_range(last(model)) is None
 
 

@@ -32,7 +32,7 @@ def quantized(values: Array, low: float, high: float, levels: int = 256) -> Arra
     low, high = min(low, 0.0), max(high, 0.0)
     step = float(np.float32((high - low) / (levels - 1))) or 1.0
     zero = np.clip(np.round(-low / step), 0, levels - 1)
-    return (np.clip(np.round(values / step) + zero, 0, levels - 1) - zero) * step
+    return np.asarray((np.clip(np.round(values / step) + zero, 0, levels - 1) - zero) * step)
 
 
 def real_error(values: Array, range_: tuple[float, float], levels: int = 256) -> float:
@@ -45,7 +45,7 @@ def normal(count: int = 200_000, seed: int = 0) -> Array:
 
 
 def relu6(count: int = 100_000) -> Array:
-    return np.clip(3 * normal(count) + 1, 0, 6)
+    return np.asarray(np.clip(3 * normal(count) + 1, 0, 6))
 
 
 # ---- expected errors -----------------------------------------------------------------------------------------
