@@ -23,10 +23,13 @@ keeps its output in float. Opsets before 13, which lack scales per channel, are 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxslim.analysis import infer_shapes
-from onnxslim.analysis.ranges import observe_ranges
+from onnxslim.analysis.known_ranges import known_range
+from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
+from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter, anchor_of, graph_nodes, is_standard
 from onnxslim.passes._qdq_choice import select
@@ -34,9 +37,13 @@ from onnxslim.passes._qdq_fit import Wanted, fitted_weights
 from onnxslim.passes._qdq_pairs import Quantizer
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 from onnxslim.runtime.kernels import quantizes
+from onnxslim.samples import Samples
 
 OPSET = 13
 """The first in which DequantizeLinear takes one scale per channel."""
+
+_BOUNDED = ("Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf")
+"""Operators whose whole range is used, whatever samples show: others will show the rest."""
 
 EXPLICIT_RESIZE = 11
 """The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
@@ -70,6 +77,9 @@ class InsertQdq(PlannedPass[QdqPlan]):
 
     rounding: Rounding = option(Rounding.NEAREST, "second-order: fit integers to the layers' outputs on the samples")
     samples: int = option(256, "how many calibration samples second-order rounding looks at")
+    ranges: RangeMethod = option(
+        RangeMethod.MINMAX, "of activations: minmax, average, percentile, mse, entropy, or auto (the least error)"
+    )
     per_channel: bool = option(True, "one scale for each output channel of a weight, instead of one for all")
     only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
@@ -91,14 +101,28 @@ class InsertQdq(PlannedPass[QdqPlan]):
         if not names:
             return QdqPlan(nodes=(), ranges={}, refused=tuple(selection.refused))
         samples = context.require_samples(self.name)
-        observed = observe_ranges(model, names, samples, context.threads, context.progress)
-        ranges = {name: range_ for name, range_ in observed.items() if range_ is not None}
+        ranges = self._ranges(model, names, samples, context)
         selection.drop_unknown(ranges)
         return QdqPlan(
             nodes=tuple(anchor_of(node) for node in selection.nodes),
             ranges={name: ranges[name] for name in sorted(ranges)},
             refused=tuple(selection.refused),
         )
+
+    def _ranges(self, model: Model, names: Sequence[str], samples: Samples, context: PassContext) -> dict[str, Range]:
+        """Return what each tensor's integers cover; tensors that were NaN, Inf or always empty are absent."""
+        found: dict[str, Range] = {}
+        if self.ranges is RangeMethod.MINMAX:
+            observed = observe_ranges(model, names, samples, context.threads, context.progress)
+            found = {name: range_ for name, range_ in observed.items() if range_ is not None}
+        else:
+            histograms = observe_histograms(model, names, samples, context.threads, context.progress)
+            found = {
+                name: chosen_range(histogram, self.ranges)
+                for name, histogram in histograms.items()
+                if histogram.finite and histogram.count
+            }
+        return {**found, **_promised(model, found)}
 
     def apply(self, rewriter: Rewriter, plan: QdqPlan, context: PassContext) -> None:
         """Insert the pairs that ``plan`` decided."""
@@ -117,6 +141,17 @@ class InsertQdq(PlannedPass[QdqPlan]):
             wanted = Wanted(plan.nodes, plan.ranges, self.per_channel)
             fitted = fitted_weights(rewriter.model, wanted, samples, context)
         Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel, fitted=fitted).run()
+
+
+def _promised(model: Model, names: Iterable[str]) -> dict[str, Range]:
+    """Return the ranges of those tensors that their operators promise."""
+    wanted = set(names)
+    found = {}
+    for node in model.graph.nodes:
+        known = known_range(node) if node.outputs and node.outputs[0].name in wanted else None
+        if known is not None and is_standard(node, *_BOUNDED):
+            found[node.outputs[0].name] = known
+    return found
 
 
 def _upgrade(rewriter: Rewriter) -> None:
