@@ -74,4 +74,4 @@ def test_tensors_that_are_not_finite_have_no_range(method: RangeMethod, broken: 
 def test_spelling() -> None:
     (item,) = parse_spec("insert-qdq{ranges=auto rounding=second-order}", {"insert-qdq": InsertQdq}, ())
     assert item == InsertQdq(ranges=RangeMethod.AUTO, rounding=Rounding.SECOND_ORDER)
-    assert format_pass(item) == "insert-qdq{ranges=auto rounding=second-order}"
+    assert format_pass(item) == "insert-qdq{rounding=second-order ranges=auto}"
