@@ -85,17 +85,16 @@ def _cut(node: Node) -> Range | None:
         return 0.0, math.inf
     if is_standard(node, "Clip"):
         return _clip_bounds(node)
-    if not is_standard(node, "Min", "Max") or sum(not isinstance(tensor, Constant) for tensor in node.inputs) != 1:
+    if not is_standard(node, "Min", "Max") or sum(not _is_constant(tensor) for tensor in node.inputs) != 1:
         return None
-    constants = [tensor for tensor in node.inputs if isinstance(tensor, Constant)]
-    bounds = [_scalar(tensor, math.nan) for tensor in constants]
+    bounds = [_scalar(tensor, math.nan) for tensor in node.inputs if _is_constant(tensor)]
     if not bounds or any(map(math.isnan, bounds)):
         return None
     return (-math.inf, min(bounds)) if node.op == "Min" else (max(bounds), math.inf)
 
 
 def _cut_input(node: Node) -> Tensor:
-    return next((tensor for tensor in node.inputs if not isinstance(tensor, Constant)), node.inputs[0])
+    return next((tensor for tensor in node.inputs if not _is_constant(tensor)), node.inputs[0])
 
 
 def _clip_bounds(node: Node) -> Range | None:
@@ -113,7 +112,16 @@ def _limit(bound: float) -> float:
     return bound if abs(bound) < _NO_LIMIT else math.copysign(math.inf, bound)
 
 
+def _is_constant(tensor: Tensor) -> bool:
+    """Whether a weight holds the values, or a Constant node that nobody has folded yet."""
+    maker = producer(tensor)
+    return isinstance(tensor, Constant) or (maker is not None and is_standard(maker, "Constant"))
+
+
 def _scalar(tensor: Tensor, otherwise: float) -> float:
     """Return the one value that a constant holds, ``otherwise`` where it is computed or holds several."""
+    maker = producer(tensor)
+    if maker is not None and is_standard(maker, "Constant"):
+        tensor = attribute(maker, "value")
     array = array_of(tensor)
     return otherwise if array is None or array.size != 1 else float(array.reshape(-1)[0])

@@ -41,10 +41,12 @@ KNOWN: list[tuple[str, str, int, Range]] = [
     ("sin", "y = Sin(x)", 17, (-1, 1)),
     ("cos", "y = Cos(x)", 17, (-1, 1)),
     ("clip", "y = Clip(x, low, high)", 17, (-1.5, 2.5)),
+    ("clip-by-constant-nodes", "l = Constant<value = float {-1}>() y = Clip(x, l, high)", 17, (-1, 2.5)),
     ("clip-by-attributes", "y = Clip<min = -0.5, max = 6.0>(x)", 10, (-0.5, 6)),
     ("clip-above-a-relu", "r = Relu(x) y = Clip(r, , six)", 17, (0, 6)),
     ("clip-below-by-attribute", "r = Relu(x) y = Clip<max = 6.0>(r)", 7, (0, 6)),
     ("relu-of-clip", "r = Clip(x, , six) y = Relu(r)", 17, (0, 6)),
+    ("min-of-a-constant-node", "r = Relu(x) l = Constant<value = float {4}>() y = Min(l, r)", 17, (0, 4)),
     ("min-of-relu", "r = Relu(x) y = Min(r, six)", 17, (0, 6)),
     ("max-of-min", "r = Min(six, x) y = Max(r, zero)", 17, (0, 6)),
     ("relu-of-tanh", "r = Tanh(x) y = Relu(r)", 17, (0, 1)),
@@ -62,6 +64,7 @@ UNKNOWN: list[tuple[str, str, int]] = [
     ("the default written out", "y = Clip<min = 0.0, max = 3.4028234663852886e38>(x)", 10),
     ("a computed bound", "h = ReduceMax<keepdims = 0>(x) y = Clip(x, low, h)", 17),
     ("bounds that cross", "y = Clip(x, high, low)", 17),
+    ("a constant in another form", "l = Constant<value_float = 1.0>() y = Clip(x, low, l)", 17),
     ("two computed operands", "r = Relu(x) y = Min(r, x)", 17),
     ("several constants", "r = Relu(x) s = Slice(r, zeros, ones) t = Reshape(s, shape) y = Min(t, two)", 17),
     ("arithmetic", "r = Sigmoid(x) y = Add(r, r)", 17),
@@ -110,6 +113,7 @@ NARROWED: list[tuple[str, str, Range]] = [
     ("clip-above", "y = Clip(t, , six)", (-4, 6)),
     ("min", "y = Min(six, t)", (-4, 6)),
     ("max", "y = Max(t, low)", (-1.5, 9)),
+    ("constant-nodes", "l = Constant<value = float {-1}>() y = Clip(t, l, six)", (-1, 6)),
 ]
 
 NOT_NARROWED: list[tuple[str, str]] = [
