@@ -19,6 +19,7 @@ from onnxslim.passes import _ranks
 from onnxslim.passes._factoring import write_factors
 from onnxslim.passes._factors import Problem, errors
 from onnxslim.passes._forms import Form, Scheme, elements, full_rank, misfit
+from onnxslim.passes._rank_problems import problems
 from onnxslim.passes._rank_study import Study
 from onnxslim.passes._rank_subject import Decision, Subject
 from onnxslim.passes._ranks import AS_IT_IS, Option, Tried
@@ -142,7 +143,7 @@ class Spending:
             fitting, looking = divided(study.samples)
             probe = Probe(study.model, looking, study.context.threads)
         found = []
-        for subject, problem, moments in study.problems(self._subjects, fitting):
+        for subject, problem, moments in problems(study.model, self._subjects, fitting, study.context):
             options = list(self._options(subject, problem))
             if probe is not None:
                 tried = [

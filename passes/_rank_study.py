@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxslim.analysis import concrete_shapes
-from onnxslim.analysis.moments import Moments, Settings, in_turns
-from onnxslim.analysis.second_order import Collector
 from onnxslim.ir import Model, Node
 from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import _ranks
-from onnxslim.passes._factoring import POSITIONS, fitted_alone, problem_of
 from onnxslim.passes._factors import Problem, channel_spectrum, errors, factored
 from onnxslim.passes._form_clock import WORTH, FormClock, pays
 from onnxslim.passes._forms import Form, Scheme, elements, full, full_rank, misfit
+from onnxslim.passes._rank_problems import problems
 from onnxslim.passes._rank_subject import Decision, Subject, subject_of, told, why_no_gain
 from onnxslim.pipeline import PassContext
 from onnxslim.samples import Samples
@@ -40,26 +38,6 @@ class Study:
     def subjects(self, shared: Sequence[Sequence[Node]]) -> list[Subject]:
         """Return each list of nodes that share a weight with what their shapes say."""
         return [subject_of(nodes, self.shapes) for nodes in shared]
-
-    def problems(
-        self, subjects: Sequence[Subject], samples: Samples | None
-    ) -> Iterator[tuple[Subject, Problem, Moments | None]]:
-        """Yield each subject with what is to be approximated: with moments, where there are samples.
-
-        Raises:
-            PassError: activations are not finite.
-        """
-        settings = Settings(POSITIONS, self.context.seed, self.context.threads)
-        collector = None if samples is None else Collector(samples, None, settings)
-        done = 0
-        for some in in_turns(subjects, lambda each: each.moment_bytes):
-            fitted = [each.anchor for each in some if collector is not None and fitted_alone(each.nodes)]
-            moments = collector.moments(self.model, fitted) if collector is not None and fitted else {}
-            for subject in some:
-                done += 1
-                self.context.progress("factor-low-rank: look at layers", done, len(subjects))
-                own = moments.pop(subject.anchor, None)
-                yield subject, problem_of(subject.layer, own), own
 
     # ---- the clock ---------------------------------------------------------------------------------------
 
@@ -91,7 +69,10 @@ class Study:
             PassError: activations are not finite.
         """
         subjects = self.subjects(shared)
-        return [self._own(subject, problem) for subject, problem, _ in self.problems(subjects, self.samples)]
+        return [
+            self._own(subject, problem)
+            for subject, problem, _ in problems(self.model, subjects, self.samples, self.context)
+        ]
 
     def _own(self, subject: Subject, problem: Problem) -> Decision:
         chosen = self.options.scheme.value

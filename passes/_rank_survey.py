@@ -8,20 +8,16 @@ do to each other is for the pass, which fits front to back, to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxslim.analysis import concrete_shapes, infer_shapes
-from onnxslim.analysis.moments import Settings, in_turns
-from onnxslim.analysis.second_order import Collector
 from onnxslim.errors import ModelError
 from onnxslim.ir import Model, anchor_of, graph_nodes, selects
 from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import _ranks
 from onnxslim.passes._eligible import eligible
-from onnxslim.passes._factoring import LARGEST, POSITIONS, fitted_alone, problem_of
 from onnxslim.passes._factors import Floats, Problem, channel_spectrum
 from onnxslim.passes._form_clock import FormClock, pays
 from onnxslim.passes._forms import Scheme, elements, full_rank
@@ -36,6 +32,7 @@ from onnxslim.passes._rank_findings import (
     RefusedLayer,
     SpectrumPoint,
 )
+from onnxslim.passes._rank_problems import problems
 from onnxslim.passes._rank_subject import Subject, subject_of, told
 from onnxslim.pipeline import PassContext
 
@@ -83,7 +80,9 @@ class _Survey:
         wanted = {anchor_of(node) for _, node in graph_nodes(self.model.graph) if selects(node, self.options.only, ())}
         samples = self.context.samples
         try:
-            layers = tuple(self._layers([subject_of(nodes, self.shapes) for nodes in shared]))
+            subjects = [subject_of(nodes, self.shapes) for nodes in shared]
+            found = problems(self.model, subjects, samples, self.context)
+            layers = tuple(self._layer(subject, problem) for subject, problem, _ in found)
         finally:
             self.clock.known.keep()
         return RankSurvey(
@@ -93,23 +92,6 @@ class _Survey:
             layers=layers,
             refused=tuple(RefusedLayer(anchor=anchor, reason=why) for anchor, why in refused if anchor in wanted),
         )
-
-    def _layers(self, subjects: Sequence[Subject]) -> Iterator[LayerSurvey]:
-        """Yield layers; the moments of a few are held at a time."""
-        samples, context = self.context.samples, self.context
-        settings = Settings(POSITIONS, context.seed, context.threads)
-        collector = None if samples is None else Collector(samples, None, settings)
-        done = 0
-        for some in in_turns(subjects, _held):
-            fitted = [each.anchor for each in some if collector is not None and fitted_alone(each.nodes)]
-            moments = collector.moments(self.model, fitted) if collector is not None and fitted else {}
-            for subject in some:
-                context.progress("look at ranks", done, len(subjects))
-                done += 1
-                problem = problem_of(subject.layer, moments.pop(subject.anchor, None))
-                yield self._layer(subject, problem)
-        if subjects:
-            context.progress("look at ranks", done, done)
 
     def _layer(self, subject: Subject, problem: Problem) -> LayerSurvey:
         layer, nodes = subject.layer, subject.nodes
@@ -175,11 +157,6 @@ def _shapes(model: Model, context: PassContext) -> dict[str, tuple[int, ...]]:
         if context.feed is not None:
             raise
         return concrete_shapes(model, {})  # dynamic sizes, and nothing that fixes them: what needs them is absent
-
-
-def _held(subject: Subject) -> int:
-    """Bytes of the moments of one layer; those of layers too large for any are none."""
-    return 0 if subject.layer.width > LARGEST else subject.moment_bytes
 
 
 def _itemsize(subject: Subject) -> int:
