@@ -23,15 +23,15 @@ keeps its output in float. Opsets before 13, which lack scales per channel, are 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxslim.analysis import infer_shapes
-from onnxslim.analysis.known_ranges import known_range
+from onnxslim.analysis.known_ranges import known_range, narrowed
 from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError
-from onnxslim.ir import Model, Rewriter, anchor_of, graph_nodes, is_standard
+from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard
 from onnxslim.passes._qdq_choice import select
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
 from onnxslim.passes._qdq_pairs import Quantizer
@@ -122,7 +122,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
                 for name, histogram in histograms.items()
                 if histogram.finite and histogram.count
             }
-        return {**found, **_promised(model, found)}
+        return {**_let_through(model, found), **_promised(model, found)}
 
     def apply(self, rewriter: Rewriter, plan: QdqPlan, context: PassContext) -> None:
         """Insert the pairs that ``plan`` decided."""
@@ -141,6 +141,17 @@ class InsertQdq(PlannedPass[QdqPlan]):
             wanted = Wanted(plan.nodes, plan.ranges, self.per_channel)
             fitted = fitted_weights(rewriter.model, wanted, samples, context)
         Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel, fitted=fitted).run()
+
+
+def _let_through(model: Model, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Return ranges without what a Relu or Clip that alone reads a tensor cuts off anyway."""
+    found = dict(ranges)
+    returned = {tensor.name for tensor in model.graph.outputs}
+    for node in model.graph.nodes:
+        for tensor in node.outputs:
+            if tensor.name in found and tensor.name not in returned:
+                found[tensor.name] = narrowed(found[tensor.name], consumers(tensor))
+    return found
 
 
 def _promised(model: Model, names: Iterable[str]) -> dict[str, Range]:

@@ -65,6 +65,23 @@ def test_a_promised_range_needs_no_sample() -> None:
     assert ranges(model_of(last="Relu"), RangeMethod.MINMAX).get("s", (0.0, 0.5))[1] != 1.0
 
 
+def test_what_a_clip_cuts_off_needs_no_integers() -> None:
+    """Its bounds come from nodes, so that it is not one with the layer: the layer's own output has a grid."""
+    proto = model_of().proto()
+    bounds = {"low": 0.0, "high": 1.0}
+    proto.graph.node.extend(
+        oh.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, np.float32), name))
+        for name, value in bounds.items()
+    )
+    proto.graph.node.append(oh.make_node("Clip", ["h", *bounds], ["c"]))
+    proto.graph.node.append(oh.make_node("Gemm", ["c", "v"], ["y"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((8, 4), np.float32), "v"))
+    del proto.graph.output[:]
+    proto.graph.output.append(oh.make_tensor_value_info("y", 1, [1, 4]))
+    found = ranges(Model.load(proto), RangeMethod.MINMAX)
+    assert {found[name] for name in ("h", "c") if name in found} == {(0.0, 1.0)}
+
+
 @pytest.mark.parametrize("method", [RangeMethod.MINMAX, RangeMethod.AUTO])
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_tensors_that_are_not_finite_have_no_range(method: RangeMethod, broken: float) -> None:
