@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnxslim.analysis import concrete_shapes, model_cost
 from onnxslim.ir import Model, Rewriter
 from onnxslim.measure.stopwatch import Clock
-from onnxslim.passes import FactorLowRank
+from onnxslim.passes import FactorLowRank, _form_clock, _rank_choice
 from onnxslim.pipeline import Costs, PassContext
 from onnxslim.runtime import Level, Session, SessionConfig
 from onnxslim.samples import Samples
@@ -123,18 +123,26 @@ def test_macs_and_bytes_count_the_input_matrix() -> None:
     assert 0.4 * whole.macs < left <= 0.6 * whole.macs
 
 
-def test_the_clock_times_the_whole_node() -> None:
-    """A wide input and few states: nearly all time is the input's, and rank one takes little of it."""
+def test_shares_are_of_the_whole_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time and MACs of the recurrent weights count too: what is timed is a node that has them."""
     model = recurrent("LSTM", 1)
     context = PassContext(feed=next(iter(feeds(model, 1))).feed)
-    plan = FactorLowRank(rank=RANK).plan(model, context)
-    timed = [layer.time for layer in plan.layers]
-    told = [reason for _, reason in plan.refused if "would take" in reason]
-    assert all(time is not None for time in timed)
-    assert len(timed) + len(told) >= 1
+    timed: list[bytes] = []
+
+    def shares(models: list[bytes], *_: Any) -> list[float]:
+        timed.extend(models)
+        return [1.0, 0.1]
+
+    monkeypatch.setattr(_form_clock, "time_shares", shares)
+    monkeypatch.setattr(_rank_choice, "time_shares", shares)
+    (layer,) = FactorLowRank(rank=RANK).plan(model, context).layers
     own, beside = GATES["LSTM"] * HIDDEN * INPUTS, GATES["LSTM"] * HIDDEN * HIDDEN
-    share = (RANK * (INPUTS + GATES["LSTM"] * HIDDEN) + beside) / (own + beside)
-    assert all(layer.macs == pytest.approx(share, abs=1e-3) for layer in plan.layers)
+    assert layer.macs == pytest.approx((RANK * (INPUTS + GATES["LSTM"] * HIDDEN) + beside) / (own + beside), abs=1e-3)
+    assert layer.time == 0.1
+    alone, split = (onnx.load_model_from_string(each) for each in timed[:2])
+    assert [[node.op_type for node in each.graph.node] for each in (alone, split)] == [["LSTM"], ["MatMul", "LSTM"]]
+    for each in (alone, split):
+        Session(each.SerializeToString()).run({"x": next(iter((context.feed or {}).values()))})
 
 
 @pytest.mark.parametrize(
