@@ -30,7 +30,7 @@ from onnxslim.passes._forms import (
     own_macs,
     positions_of,
 )
-from onnxslim.passes._ranks import AS_IT_IS, Option, estimated, spend
+from onnxslim.passes._ranks import AS_IT_IS, Option, Tried, estimated, minded, spend
 from onnxslim.passes.factor_low_rank import FactorLowRank, LayerRank, LowRankPlan, SchemeChoice
 from onnxslim.pipeline import Costs, PassContext, format_pass, parse_spec
 from onnxslim.runtime import Level, Session, SessionConfig
@@ -593,6 +593,27 @@ def test_a_budget_is_spent_where_it_costs_least(layers: list[list[Option]], want
         for milder in (*options, AS_IT_IS):
             enough = saved - found[index].saved + milder.saved >= wanted
             assert not (enough and milder.loss < found[index].loss)
+
+
+@given(
+    losses=st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=4, unique=True),
+    seed=st.integers(0, 99),
+    between=st.floats(0.0, 1.0),
+)
+def test_what_was_tried_out_is_believed(losses: list[float], seed: int, between: float) -> None:
+    """A form that was tried loses what was measured, one between two something between, one beyond in proportion."""
+    measured = np.random.default_rng(seed).uniform(1e-9, 1, len(losses))
+    tried = [Tried(loss, float(each)) for loss, each in zip(losses, measured, strict=True)]
+    for each in tried:
+        assert minded(each.loss, tried) == pytest.approx(each.measured, rel=1e-6)
+    low, high = min(tried, key=lambda each: each.loss), max(tried, key=lambda each: each.loss)
+    assert minded(low.loss / 7, tried) == pytest.approx(low.measured / 7, rel=1e-6)
+    assert minded(high.loss * 7, tried) == pytest.approx(high.measured * 7, rel=1e-6)
+    pair = sorted(tried, key=lambda each: each.loss)[:2]
+    middle = minded(pair[0].loss ** (1 - between) * pair[-1].loss ** between, tried)
+    ends = sorted(each.measured for each in pair)
+    assert ends[0] * (1 - 1e-6) <= middle <= ends[-1] * (1 + 1e-6)
+    assert minded(0.3, []) == 0.3
 
 
 @pytest.mark.parametrize("rank", [3, 8, 20])

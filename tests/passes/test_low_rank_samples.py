@@ -100,6 +100,26 @@ def test_a_budget_is_met_and_better_spent_than_evenly(name: str) -> None:
     pytest.fail("no ratio met the goal")
 
 
+@pytest.mark.parametrize("name", ["vgg", "inception"])
+def test_what_is_foretold_is_what_the_outputs_lose(name: str) -> None:
+    """Each chosen layer factorized alone, on samples that neither fitted nor looked."""
+    model = trained(name)
+    where = context(model)
+    options = FactorLowRank(macs=0.5, multiple=2, clock=OFF)
+    plan = options.plan(model, where)
+    ratios = []
+    for layer in plan.layers:
+        alone = model.copy()
+        rewriter = Rewriter(alone)
+        options.apply(rewriter, plan.model_copy(update={"layers": (layer,)}), where)
+        rewriter.finish()
+        ratios.append((layer.error or 0.0) / off(model, alone))
+    assert len(ratios) >= 3
+    assert 0.5 < np.median(ratios) < 2.0
+    assert max(ratios) < 6.0
+    assert min(ratios) > 1 / 6
+
+
 def test_bytes_are_taken_where_they_are() -> None:
     model = trained("vgg")
     where = context(model)
