@@ -19,7 +19,7 @@ from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
 from onnxslim.passes.factor_low_rank import Estimate, SchemeChoice
 from onnxslim.pipeline import Costs, Pass, PassContext, exact_fixed_point
-from onnxslim.runtime import Level, Reading, Session, SessionConfig
+from onnxslim.runtime import Level, Reading, RuntimeRefusal, Session, SessionConfig
 from onnxslim.samples import Samples
 
 fraction = st.floats(0, 1)
@@ -60,6 +60,15 @@ def apply(model: Model, item: Pass, context: PassContext) -> bool:
     return True
 
 
+def loads(source: Made, config: SessionConfig) -> bool:
+    """Whether onnxruntime runs the original in this way."""
+    try:
+        Session(source.proto.SerializeToString(), config).run(source.feed)
+    except RuntimeRefusal:
+        return False
+    return True
+
+
 def check(source: Made, items: list[Pass], *, exact_first: bool) -> None:
     """Whatever a lossy pass loses, it loses no output, no shape, and no number to NaN."""
     model = Model.load(source.proto)
@@ -71,6 +80,8 @@ def check(source: Made, items: list[Pass], *, exact_first: bool) -> None:
         onnx.checker.check_model(model.proto(), full_check=True)
     expected = run(source.proto, source.feed)
     for config in (SessionConfig(level=Level.NONE), SessionConfig(reading=Reading.DEFINITION), SessionConfig()):
+        if config.level is not Level.NONE and not loads(source, config):
+            continue  # onnxruntime's own rewrites broke the original: it moves a Transpose behind a linear Resize
         found = Session(model.to_bytes(), config).run(source.feed)
         assert list(found) == list(expected)
         for name, values in found.items():
