@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from properties.builder import Array
 from properties.comparing import run
@@ -71,6 +71,7 @@ def loads(source: Made, config: SessionConfig) -> bool:
 
 def check(source: Made, items: list[Pass], *, exact_first: bool) -> None:
     """Whatever a lossy pass loses, it loses no output, no shape, and no number to NaN."""
+    assume(loads(source, SessionConfig()))  # onnxruntime moves a Transpose behind a linear Resize, and refuses that
     model = Model.load(source.proto)
     context = context_of(model, source.feed)
     if exact_first:
@@ -80,8 +81,6 @@ def check(source: Made, items: list[Pass], *, exact_first: bool) -> None:
         onnx.checker.check_model(model.proto(), full_check=True)
     expected = run(source.proto, source.feed)
     for config in (SessionConfig(level=Level.NONE), SessionConfig(reading=Reading.DEFINITION), SessionConfig()):
-        if config.level is not Level.NONE and not loads(source, config):
-            continue  # onnxruntime's own rewrites broke the original: it moves a Transpose behind a linear Resize
         found = Session(model.to_bytes(), config).run(source.feed)
         assert list(found) == list(expected)
         for name, values in found.items():
