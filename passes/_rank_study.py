@@ -14,7 +14,7 @@ from onnxslim.passes._factors import Problem, channel_spectrum, errors, factored
 from onnxslim.passes._form_clock import WORTH, FormClock, pays
 from onnxslim.passes._forms import Form, Scheme, elements, full, full_rank, misfit
 from onnxslim.passes._rank_problems import problems
-from onnxslim.passes._rank_subject import Decision, Subject, subject_of, told, why_no_gain
+from onnxslim.passes._rank_subject import UNTIMED, Decision, Subject, slow, subject_of, why_no_gain
 from onnxslim.pipeline import PassContext
 from onnxslim.samples import Samples
 
@@ -43,10 +43,13 @@ class Study:
 
     def why_no_time(self, subject: Subject, form: Form, worth: float = WORTH) -> str | None:
         """Return why the clock refuses a form, None where it does not or is not asked."""
-        time, share = self.time(subject, form), subject.share(form)
-        if time is None or share is None or pays(time, share, worth):
+        share = subject.share(form)
+        if not self.is_timed or subject.shape is None or share is None:
             return None
-        return f"{told(form)} would take {time:.0%} of its time for {share:.0%} of its multiply-accumulates"
+        time = self.time(subject, form)
+        if time is None:
+            return UNTIMED
+        return None if pays(time, share, worth) else slow(form, time, share)
 
     def time(self, subject: Subject, form: Form) -> float | None:
         """Return the share of the layer's time that ``form`` takes, None where the clock is not asked."""

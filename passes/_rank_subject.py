@@ -12,6 +12,9 @@ from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.ir import Node
 from onnxslim.passes._forms import Form, Positions, elements, full, macs, own_macs, positions_of
 
+UNTIMED = "onnxruntime does not run it by itself, so it cannot be timed"
+"""Why a form is not used where the clock is asked and knows nothing."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -101,3 +104,8 @@ def told(form: Form) -> str:
     """Return what people call a form."""
     inner = "" if form.inner is None else f" and {form.inner}"
     return f"{form.scheme.value} of rank {form.rank}{inner}"
+
+
+def slow(form: Form, time: float, share: float) -> str:
+    """Return why a form does not pay, whose time and multiply-accumulates are these shares of the layer's."""
+    return f"{told(form)} would take {time:.0%} of its time for {share:.0%} of its multiply-accumulates"

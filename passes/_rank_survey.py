@@ -33,7 +33,7 @@ from onnxslim.passes._rank_findings import (
     SpectrumPoint,
 )
 from onnxslim.passes._rank_problems import problems
-from onnxslim.passes._rank_subject import Subject, subject_of, told
+from onnxslim.passes._rank_subject import UNTIMED, Subject, slow, subject_of
 from onnxslim.pipeline import PassContext
 
 SPECTRUM_POINTS = 64
@@ -131,10 +131,9 @@ class _Survey:
         why, good = self._why_untimed(subject), None
         if time is not None and share is not None:
             good = pays(time, share)
-            text = f"{told(form)} would take {time:.0%} of its time for {share:.0%} of its multiply-accumulates"
-            why = None if good else text
+            why = None if good else slow(form, time, share)
         elif why is None:
-            why = "onnxruntime does not run it by itself"
+            why = UNTIMED
         same = _point(subject, point).model_dump()
         return RankOption(scheme=form.scheme.value, time=time, pays=good, why=why, **same)
 

@@ -173,6 +173,16 @@ def test_what_is_not_faster_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert any("would take 110% of its time for" in reason for reason in reasons)
 
 
+def test_what_cannot_be_timed_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_form_clock.FormClock, "_measured", lambda *_: None)
+    model = trained("vgg")
+    plan = FactorLowRank(ratio=0.75).plan(model, context(model))
+    assert plan.layers == ()
+    assert any("cannot be timed" in reason for _, reason in plan.refused)
+    with pytest.raises(PassError, match=r"leave 1\.000 .* cannot be timed"):
+        FactorLowRank(macs=0.8).plan(model, context(model))
+
+
 def test_a_budget_goes_where_the_clock_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained("vgg")
     where = context(model)
