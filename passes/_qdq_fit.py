@@ -89,10 +89,10 @@ def _scale(problem: Problem, metric: Floats, bias: Floats, *, per_channel: bool)
     Args:
         bias: in steps of the input's grid. Shape (O,).
     """
-    widest = np.abs(problem.target).max(axis=2) / WEIGHT_LIMIT
-    scale = best_scale(problem.target, WEIGHT_LIMIT, np.diagonal(metric, axis1=1, axis2=2))
-    if not per_channel:
-        scale = np.full_like(scale, widest.max())
+    if per_channel:
+        scale = best_scale(problem.target, WEIGHT_LIMIT, np.diagonal(metric, axis1=1, axis2=2))
+    else:
+        scale = np.full(problem.target.shape[:2], np.abs(problem.target).max() / WEIGHT_LIMIT)
     scale = np.maximum(scale, np.abs(bias).reshape(scale.shape) / BIAS_LIMIT)
     rounded: Floats = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32).astype(np.float64)
     return rounded

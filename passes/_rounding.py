@@ -68,12 +68,6 @@ def _root_of_inverse(metric: Floats) -> Floats:
     return np.asarray(upper, np.float64)
 
 
-def error_in_metric(weight: Floats, other: Floats, metric: Floats) -> float:
-    """Return ‖weight − other‖²_H over all groups."""
-    off = weight - other
-    return float(np.vdot(off @ metric, off))
-
-
 def best_scale(weight: Floats, limit: int, curvature: Floats, steps: int = 24, least: float = 0.5) -> Floats:
     """Return the scale of each output that rounds to the nearest with least weighted error.
 

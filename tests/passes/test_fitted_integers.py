@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.helper as oh
 import pytest
+from onnx import numpy_helper
 
 from onnxslim.analysis import infer_shapes
 from onnxslim.errors import SpecError
@@ -72,6 +74,28 @@ def test_too_few_samples_round_to_the_nearest() -> None:
     assert values[0] is not None
     assert values[1] is not None
     np.testing.assert_array_equal(values[0], values[1])
+
+
+def test_a_layer_without_bias_gets_one_that_puts_the_mean_right() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(8, 3, 3, 3)).astype(np.float32)
+    graph = oh.make_graph(
+        [oh.make_node("Conv", ["x", "w"], ["h"]), oh.make_node("Relu", ["h"], ["y"])],
+        "g",
+        [oh.make_tensor_value_info("x", 1, [1, 3, 8, 8])],
+        [oh.make_tensor_value_info("y", 1, [1, 8, 6, 6])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = Model.load(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8))
+    infer_shapes(model)
+    feeds = [{"x": rng.uniform(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(60)]
+    where = PassContext(samples=Samples.from_feeds(feeds), threads=1)
+    result = quantized(model, InsertQdq(per_channel=False, rounding=FITTED), where)
+    conv = next(node for node in result.graph.nodes if node.op == "Conv")
+    assert len(conv.inputs) == 3
+    sessions = [Session(each.to_bytes(), SessionConfig(1, reading=Reading.DEFINITION)) for each in (model, result)]
+    expected, found = (np.concatenate([session.run(feed)["y"] for feed in feeds]) for session in sessions)
+    assert ((found - expected) ** 2).mean() < 1e-4 * (expected**2).mean()
 
 
 def test_the_same_samples_give_the_same_bytes_from_a_plan() -> None:

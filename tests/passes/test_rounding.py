@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxslim.passes import _rounding
-from onnxslim.passes._rounding import best_scale, error_in_metric, rounded_in_metric
+from onnxslim.passes._rounding import best_scale, rounded_in_metric
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,6 +23,12 @@ def problem(seed: int, groups: int, outputs: int, width: int, alike: float) -> t
     patches = rng.normal(size=(groups, width, 4 * width)) + alike * common * rng.normal(size=(groups, 1, 4 * width))
     metric = patches @ patches.swapaxes(1, 2) / (4 * width) + 1e-3 * np.eye(width)
     return weight, np.abs(weight).max(axis=2) / 7, metric
+
+
+def error_in_metric(weight: Floats, other: Floats, metric: Floats) -> float:
+    """Return ‖weight − other‖²_H over all groups."""
+    off = weight - other
+    return float(np.vdot(off @ metric, off))
 
 
 def nearest(weight: Floats, scale: Floats, limit: int) -> Floats:
