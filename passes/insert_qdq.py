@@ -6,7 +6,8 @@ Result  y = Conv(DQ(Q(x)), DQ(W₈), DQ(b₃₂)), then Q and DQ      with, for 
 
 An operator whose inputs and outputs are all such pairs is one that onnxruntime replaces by its integer kernel (its QDQ
 selectors and actions); a Relu or Clip after it disappears into the range of the Q that follows. Ranges are minimum and
-maximum over the samples. (Jacob et al. 2018, §2–3; per-channel weights: Krishnamoorthi 2018, §3.)
+maximum over the samples, unless told (``analysis.range_choice``); some operators promise theirs. (Jacob et al. 2018,
+§2–3; per-channel weights: Krishnamoorthi 2018, §3.) On request W₈ and b₃₂ are fitted to the samples (``_qdq_fit``).
 
 What is quantized, numbered as in the code:
 
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxslim.analysis import infer_shapes
-from onnxslim.analysis.known_ranges import known_range, narrowed
+from onnxslim.analysis.known_ranges import BOUNDED, known_range, narrowed
 from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError
@@ -41,9 +42,6 @@ from onnxslim.samples import Samples
 
 OPSET = 13
 """The first in which DequantizeLinear takes one scale per channel."""
-
-_BOUNDED = ("Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf")
-"""Operators whose whole range is used, whatever samples show: others will show the rest."""
 
 EXPLICIT_RESIZE = 11
 """The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
@@ -155,12 +153,12 @@ def _let_through(model: Model, ranges: Mapping[str, Range]) -> dict[str, Range]:
 
 
 def _promised(model: Model, names: Iterable[str]) -> dict[str, Range]:
-    """Return the ranges of those tensors that their operators promise."""
+    """Return the ranges that operators promise: all of it, whatever samples show, since others will show the rest."""
     wanted = set(names)
     found = {}
     for node in model.graph.nodes:
         known = known_range(node) if node.outputs and node.outputs[0].name in wanted else None
-        if known is not None and is_standard(node, *_BOUNDED):
+        if known is not None and is_standard(node, *BOUNDED):
             found[node.outputs[0].name] = known
     return found
 

@@ -18,10 +18,12 @@ from onnxslim.ir import Constant, Node, Tensor, array_of, attribute, is_standard
 
 Range = tuple[float, float]
 
-_BOUNDED: dict[str, Range] = {
+BOUNDED: dict[str, Range] = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax", "Hardmax"), (0.0, 1.0)),
     **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sin", "Cos"), (-1.0, 1.0)),
 }
+"""What these operators make lies there, and nowhere else."""
+
 _MOVING = ("Identity", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "MaxPool")
 _ANYTHING: Range = (-math.inf, math.inf)
 _DEPTH = 8
@@ -57,8 +59,8 @@ def _interval(node: Node, depth: int) -> Range:
     """Return the tightest known ends of the first output, infinite where open."""
     if not is_standard(node) or not node.inputs:
         return _ANYTHING
-    if node.op in _BOUNDED:
-        return _BOUNDED[node.op]
+    if node.op in BOUNDED:
+        return BOUNDED[node.op]
     if node.op in _MOVING:
         return _of(node.inputs[0], depth)
     cut = _cut(node)
