@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxslim.cli.main import main
 from onnxslim.measure import MetricTracker
 from onnxslim.report import json_schema
 from onnxslim.runtime import Session
@@ -21,18 +20,6 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 CALIB, EVAL = str(MODELS / "digits_calib.npz"), str(MODELS / "digits_eval.npz")
 NAMES = ("vgg", "nin", "inception", "resnet", "mobilenet")
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command line; return exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def accuracy(path: Path) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from onnxslim.cli.main import main
 from onnxslim.report import json_schema
 from onnxslim.report.ranks import RankSurvey
 
@@ -18,18 +17,6 @@ CALIB = MODELS / "digits_calib.npz"
 VGG = MODELS / "vgg.onnx"
 OFF = ("--clock", "off")
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command line; return exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_table_has_every_layer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
