@@ -18,7 +18,6 @@ import onnx
 
 from onnxslim.measure.metric import Metric, MetricTracker, compare_metrics
 from onnxslim.measure.numerics import Comparison, OutputNumerics, sqnr_db
-from onnxslim.measure.parallel import map_in_order
 from onnxslim.runtime import (
     Feed,
     Level,
@@ -31,6 +30,7 @@ from onnxslim.runtime import (
     with_outputs,
 )
 from onnxslim.runtime.apart import SessionApart, read_frame, write_frame
+from onnxslim.runtime.parallel import map_in_order
 from onnxslim.samples import Sample, Samples
 
 Progress = Callable[[str, int, int], None]

@@ -28,7 +28,7 @@ from onnxslim.measure import (
     within_exact_tolerance,
 )
 from onnxslim.measure.latency import is_stable, ratio_with_interval
-from onnxslim.measure.parallel import map_in_order
+from onnxslim.runtime.parallel import map_in_order
 from onnxslim.samples import Samples
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
