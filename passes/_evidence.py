@@ -60,7 +60,7 @@ def by_samples(
     Raises:
         PassError: activations are not finite.
     """
-    collector = Collector(samples, None, Settings(POSITIONS, context.seed, context.threads))
+    collector = Collector(samples, None, Settings(POSITIONS, seed=context.seed, threads=context.threads))
     done = 0
     for some in in_turns(groups, _moment_bytes):
         layers = {anchor: layer for group in some for anchor, layer in linear_readers(group).items()}

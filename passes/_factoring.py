@@ -94,7 +94,7 @@ def factor_fitted(
     Raises:
         PassError: activations are not finite.
     """
-    settings = Settings(fit.positions, context.seed, context.threads)
+    settings = Settings(fit.positions, seed=context.seed, threads=context.threads)
     collector = Collector(fit.samples, reference, settings)
     stages = list(stages_of(rewriter.model, set(forms)))
     for step, nodes in enumerate(stages, start=1):

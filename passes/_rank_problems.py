@@ -22,7 +22,7 @@ def problems(
     Raises:
         PassError: activations are not finite.
     """
-    settings = Settings(POSITIONS, context.seed, context.threads)
+    settings = Settings(POSITIONS, seed=context.seed, threads=context.threads)
     collector = None if samples is None else Collector(samples, None, settings)
     done = 0
     for some in in_turns(subjects, _held):

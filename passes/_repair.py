@@ -61,7 +61,7 @@ def repair(
         PassError: activations are not finite.
     """
     samples = settings.of(context.require_samples("prune-filters"))
-    collector = Collector(samples, reference, Settings(settings.positions, context.seed, context.threads))
+    collector = Collector(samples, reference, Settings(settings.positions, seed=context.seed, threads=context.threads))
     stages = list(stages_of(rewriter.model, set(settings.layers)))
     done: list[Repaired] = []
     for step, nodes in enumerate(stages, start=1):

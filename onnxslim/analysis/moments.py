@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.linalg.blas import dsyrk
 
 from onnxslim.analysis.frontiers import Values
 from onnxslim.analysis.linear_layers import Array, Floats, Indices, LinearLayer
@@ -28,6 +27,7 @@ HELD_BYTES = 512 * 2**20
 """Moments of several layers that are held together."""
 CHUNK_BYTES = 32 * 2**20
 """Patches in float64 that are multiplied at once."""
+_FEWEST_POSITIONS = 4
 _FEWEST_ROWS = 256
 """Fewer would leave the processor waiting for memory."""
 
@@ -39,6 +39,9 @@ class Settings:
     positions: int = 256
     """Output positions of a layer that are looked at for one sample, at most; drawn anew for each sample. Neighbours
     say much the same: more samples tell more than more positions."""
+    per_column: float = math.inf
+    """Positions of one sample for each column of the layer beyond which no more are looked at, a few apart: narrow
+    layers, such as depthwise ones, are known well long before wide ones are."""
     seed: int = 0
     """Of the draw; the same for input and output."""
     threads: int = 0
@@ -143,10 +146,11 @@ class Sums:
         self._guess = request.guess
         self._own_output = referred and request.columns is not None
         self._width = width
+        self._limit = int(min(settings.positions, max(_FEWEST_POSITIONS, settings.per_column * width)))
         self._count, self._samples = 0, 0
         self._shift, self._target_shift = np.zeros(groups * width), np.zeros(channels)
         self._sum, self._target_sum = np.zeros(groups * width), np.zeros(channels)
-        self._gram = [np.zeros((width, width), order="F") for _ in range(groups)]
+        self._gram = np.zeros((groups, width, width))
         self._cross = np.zeros((groups, width, channels // groups if referred else 0))
         self._energy = np.zeros(channels)
         self._shape: tuple[int, ...] = ()
@@ -193,7 +197,7 @@ class Sums:
         assert self._map is not None  # noqa: S101  (add() made it)
         room = max(_FEWEST_ROWS, CHUNK_BYTES // (8 * self.layer.groups * self.layer.width))
         per_sample = max(count // samples, 1)
-        limit = max(self._settings.positions // per_sample, 1)
+        limit = max(self._limit // per_sample, 1)
         pieces: list[tuple[int, Indices]] = []
         held = 0
         for item in range(count):
@@ -216,8 +220,7 @@ class Sums:
         patches = np.subtract(rows, self._shift[:, None], dtype=np.float64)
         self._sum += patches.sum(axis=1)
         grouped = patches.reshape(groups, width, -1)
-        for group, part in enumerate(grouped):
-            self._gram[group] = dsyrk(1.0, part.T, beta=1.0, c=self._gram[group], trans=1, overwrite_c=1)
+        self._gram += grouped @ grouped.swapaxes(1, 2)
         if wanted is not None:
             targets = np.concatenate([where.targets(wanted[item], picks) for item, picks in pieces], axis=1)
             if self._guess is not None:
@@ -232,8 +235,7 @@ class Sums:
         self._target_sum += targets.sum(axis=1)
         self._energy += np.einsum("or,or->o", targets, targets)
         grouped = targets.reshape(self.layer.groups, -1, targets.shape[1])
-        for group, part in enumerate(patches):
-            self._cross[group] += part @ grouped[group].T
+        self._cross += patches @ grouped.swapaxes(1, 2)
 
     def moments(self) -> Moments:
         """Return what the sums come to."""
@@ -242,8 +244,7 @@ class Sums:
             raise PassError(f"no output position of {layer.anchor!r} was ever computed: its output is empty")
         drift = (self._sum / self._count).reshape(layer.groups, self._width)
         mean = drift + self._shift.reshape(layer.groups, self._width)
-        gram = np.stack([np.triu(part) + np.triu(part, 1).T for part in self._gram])
-        gram -= self._count * drift[:, :, None] * drift[:, None, :]
+        gram = self._gram - self._count * drift[:, :, None] * drift[:, None, :]
         if not self._referred:
             return self._own(mean, gram)
         off = self._target_sum / self._count

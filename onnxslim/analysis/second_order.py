@@ -12,13 +12,16 @@ Memory is fixed: one pass over the samples, a batch at a time. ``moments`` holds
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from onnxslim.analysis.frontiers import Values
 from onnxslim.analysis.moments import Moments, Request, Settings, Sums
 from onnxslim.analysis.relay import BATCH_BYTES, Relay, Unstackable, batch_size
 from onnxslim.analysis.shapes import concrete_shapes
 from onnxslim.ir import Constant, Model, anchor_of, consumers, dims_of, is_standard
+from onnxslim.runtime.parallel import map_in_order
 from onnxslim.samples import Samples
 
 __all__ = ["Collector", "Moments", "Progress", "Request", "Settings", "collect_moments", "joined_by"]
@@ -102,8 +105,8 @@ class Collector:
         before = next(anchor_of(node) for node in model.graph.nodes if anchor_of(node) in anchors)
         done = 0
         for count, inputs, outputs in self._batches(model, sums, before):
-            for one in sums:
-                one.add(count, done, inputs, outputs)
+            add = partial(_add, count, done, inputs, outputs)
+            deque(map_in_order(add, sums, self._settings.threads), maxlen=0)
             done += count
             if self._progress is not None:
                 self._progress("statistics", done, len(self._samples))
@@ -128,6 +131,10 @@ class Collector:
             ours, theirs = (Relay(self._samples, batch, settings.threads, settings.frontier_bytes) for _ in range(2))
             self._relays = ours, theirs
         return self._relays
+
+
+def _add(count: int, done: int, inputs: Values, outputs: Values, sums: Sums) -> None:
+    sums.add(count, done, inputs, outputs)
 
 
 def collect_moments(

@@ -126,7 +126,7 @@ def test_errors_are_those_of_the_factors(with_samples: bool) -> None:
     survey = survey_ranks(model, context, OFF)
     nodes = {anchor_of(node): node for node in model.graph.nodes}
     anchors = [layer.anchor for layer in survey.layers]
-    settings = Settings(POSITIONS, context.seed, context.threads)
+    settings = Settings(POSITIONS, seed=context.seed, threads=context.threads)
     moments = collect_moments(model, anchors, context.samples, None, settings) if context.samples else {}
     checked = 0
     for layer in survey.layers:
