@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from onnxslim.cli import tables
 from onnxslim.cli.options import MODEL, common_options, shape_options
 from onnxslim.cli.output import Output
-from onnxslim.measure import RaceSettings
+from onnxslim.measure import Latency, RaceSettings
 from onnxslim.report.evidence import Latency as LatencyPart
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.measuring import run_bench
+from onnxslim.workflow.placing import bench_placements
 
 EPILOG = """\b
 Examples:
@@ -46,4 +49,16 @@ def command(models: tuple[Path, ...], **options: Any) -> int:
         parts = [json.loads(LatencyPart.model_validate(result).to_json()) for result in results]
         output.json(json.dumps(parts[0] if len(parts) == 1 else parts, indent=2))
     output.show(tables.latency_table(results, [path.name for path in models]))
+    if not (options["as_json"] or options["quiet"]):
+        _show_placements(output, models, results, options)
     return 0
+
+
+def _show_placements(
+    output: Output, models: tuple[Path, ...], results: Sequence[Latency], options: dict[str, Any]
+) -> None:
+    """Say of each quantized model how much of it runs as integers."""
+    placements = bench_placements(models, dict(options["shapes"]), options["batch"], results)
+    for path, placement in zip(models, placements, strict=True):
+        if placement is not None:
+            output.show(*(f"{escape(path.name)}: {line}" for line in tables.placement_lines(placement)))

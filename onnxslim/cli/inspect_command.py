@@ -16,10 +16,12 @@ from onnxslim.cli.options import MODEL, common_options, report_option, shape_opt
 from onnxslim.cli.output import Output
 from onnxslim.measure.stopwatch import Clock
 from onnxslim.report import check_report_path, write_report
+from onnxslim.report.placement import Placement
 from onnxslim.report.ranks import RankSurvey
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.explaining import run_channels
 from onnxslim.workflow.measuring import run_inspect
+from onnxslim.workflow.placing import inspect_placement
 from onnxslim.workflow.ranks import RankSettings, inspect_report, run_ranks
 
 EPILOG = """\b
@@ -58,10 +60,15 @@ def command(model: Path, **options: Any) -> int:
     if options["ranks"]:
         return _ranks(output, model, options)
     summary = run_inspect(model, dict(options["shapes"]), options["batch"], DataSettings(seed=options["seed"]))
-    _write(model, options, None)
+    placement = None
+    if options["reports"] or not (options["as_json"] or options["quiet"]):
+        placement = inspect_placement(model, dict(options["shapes"]), options["batch"])
+    _write(model, options, None, placement)
     if options["as_json"]:
         output.json(summary.to_json())
     output.show(f"[bold]{escape(str(model))}[/bold]", tables.summary_table(summary), "", tables.layer_table(summary))
+    if placement is not None:
+        output.show("", *tables.placement_lines(placement), tables.placement_table(placement))
     return 0
 
 
@@ -119,13 +126,13 @@ def _show(output: Output, model: Path, survey: RankSurvey, options: dict[str, An
         output.show("", "[bold]left alone[/bold]", escape(tables.bullet(left)))
 
 
-def _write(model: Path, options: dict[str, Any], survey: RankSurvey | None) -> None:
+def _write(model: Path, options: dict[str, Any], survey: RankSurvey | None, placement: Placement | None = None) -> None:
     """Write the reports that were asked for."""
     if not options["reports"]:
         return
     settings = DataSettings(options["data"], None, options["preprocess"], seed=options["seed"])
     summary = run_inspect(model, dict(options["shapes"]), options["batch"], settings)
     command = shlex.join(["onnxslim", *sys.argv[1:]])
-    report = inspect_report(summary, survey, command=command, seed=options["seed"])
+    report = inspect_report(summary, survey, placement, command=command, seed=options["seed"])
     for path in options["reports"]:
         write_report(report, path)

@@ -12,6 +12,8 @@ from onnxslim.measure import Latency, Validation
 from onnxslim.policy import GateResult
 from onnxslim.report import Report, format_bytes, format_count, format_ms, format_percent, format_points
 from onnxslim.report.network import ModelSummary
+from onnxslim.report.placement import Placement
+from onnxslim.report.placement_story import float_groups, integer_facts, waste_groups
 from onnxslim.report.units import format_ratio
 from onnxslim.workflow.explaining import GroupSummary
 
@@ -206,6 +208,21 @@ def gate_table(result: GateResult) -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def placement_lines(placement: Placement) -> list[str]:
+    """How much of a quantized model runs as integers, in one line."""
+    return [escape(f"{fact.label.lower()}: {fact.line}") for fact in integer_facts(placement)]
+
+
+def placement_table(placement: Placement) -> Table:
+    """What stays in float, and what is run for nothing."""
+    table = plain_table("layers", "operator", "why it stays in float", right=(0,))
+    for group in float_groups(placement):
+        table.add_row(str(len(group.anchors)), escape(group.op), escape(group.reason))
+    for waste in waste_groups(placement):
+        table.add_row(str(len(waste.places)), "", f"[dim]run for nothing:[/dim] {waste.what}")
+    return table
 
 
 def bullet(lines: Iterable[str]) -> str:

@@ -27,6 +27,7 @@ from onnxslim.report.charts import (
 from onnxslim.report.evidence import LatencySide, LayerLatency, LayerSqnr
 from onnxslim.report.facts import interval_words, metric_label, qualities, sizes, speeds
 from onnxslim.report.network import PassRecord
+from onnxslim.report.placement_story import float_groups, integer_facts, slower_groups, time_parts, waste_groups
 from onnxslim.report.rank_charts import (
     BOTTOM,
     ENERGY_TICKS,
@@ -115,7 +116,7 @@ def _template() -> Template:
         percent=units.format_percent,
         points=units.format_points,
         ms=units.format_ms,
-        us=lambda microseconds: units.format_ms(microseconds / 1000),
+        us=units.format_us,
         seconds=units.format_seconds,
         ratio=units.format_ratio,
         db=units.format_db,
@@ -140,7 +141,7 @@ def _context(report: Report) -> dict[str, Any]:
         "report": report,
         "headline": headline(report),
         "cautions": cautions(report),
-        "won": (*sizes(report), *speeds(report.latency)),
+        "won": (*sizes(report), *speeds(report.latency), *integer_facts(report.placement)),
         "lost": qualities(report.validation),
         "passes": _pass_rows(report.passes),
         "idle": [record for record in report.passes if record.status is PassStatus.UNCHANGED],
@@ -156,6 +157,7 @@ def _context(report: Report) -> dict[str, Any]:
         "latency_sides": _latency_sides(report),
         "max_rows": MAX_ROWS,
         **_ranks(report),
+        **_placement(report),
     }
 
 
@@ -173,6 +175,17 @@ def _ranks(report: Report) -> dict[str, Any]:
         "box": edges,
         "share_ticks": SHARE_TICKS,
         "energy_ticks": ENERGY_TICKS,
+    }
+
+
+def _placement(report: Report) -> dict[str, Any]:
+    placement = report.placement
+    return {
+        "placement": placement,
+        "float_groups": () if placement is None else float_groups(placement),
+        "waste_groups": () if placement is None else waste_groups(placement),
+        "slower_groups": () if placement is None else slower_groups(placement),
+        "time_parts": () if placement is None else time_parts(placement),
     }
 
 

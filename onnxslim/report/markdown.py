@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from onnxslim.report import units
 from onnxslim.report.charts import BarChart, Quantity, layer_bars, operator_shares
 from onnxslim.report.facts import Fact, Tone, interval_words, qualities, sizes, speeds
+from onnxslim.report.placement import Placement
+from onnxslim.report.placement_story import float_groups, integer_facts, slower_groups, waste_groups
 from onnxslim.report.rank_charts import half_option, ranks_text, refusals
 from onnxslim.report.ranks import LayerRanks, RankSurvey
 from onnxslim.report.schema import PassRecord, PassStatus, Report
@@ -31,9 +33,10 @@ def to_markdown(report: Report) -> str:
     """Return the report as GitHub-flavoured Markdown; names from the model are escaped."""
     blocks = (
         _top(report),
-        _facts("What was won" if report.output else "The model", (*sizes(report), *speeds(report.latency))),
+        _facts("What was won" if report.output else "The model", _won(report)),
         _facts("What it cost", qualities(report.validation)),
         _readings(report),
+        _placement(report.placement),
         _budget(report),
         _passes(report.passes),
         *(_factoring(record) for record in report.passes),
@@ -78,6 +81,38 @@ def _facts(title: str, facts: Sequence[Fact]) -> list[str]:
     else:
         table = _table(("", "", ""), [(row[0], row[2], row[3]) for row in rows], "lrl")
     return [f"### {title}", "", *table] if table else []
+
+
+def _won(report: Report) -> tuple[Fact, ...]:
+    return (*sizes(report), *speeds(report.latency), *integer_facts(report.placement))
+
+
+def _placement(placement: Placement | None) -> Iterator[str]:
+    if placement is None or not (placement.float.layers or placement.wasted or placement.slower):
+        return
+    rows = [
+        (
+            str(len(group.anchors)),
+            escape(group.op),
+            escape(group.reason),
+            "" if not group.macs else units.format_count(group.macs),
+            *("" if not time else units.format_us(time) for time in (group.time_us, group.conversion_us)),
+        )
+        for group in float_groups(placement)
+    ]
+    header = ("layers", "operator", "why", "MACs", "time", "its conversions")
+    yield from ("### What stays float at run time, and why", "", *_table(header, rows, "rllrrr")) if rows else ()
+    waste = [
+        (str(len(group.places)), group.what, "" if group.time_us is None else units.format_us(group.time_us))
+        for group in waste_groups(placement)
+    ]
+    yield from ("", *_table(("operators", "run for nothing", "time"), waste, "rlr")) if waste else ()
+    slow = [
+        (str(len(group.places)), escape(group.kernels), *map(units.format_us, (group.reference_us, group.time_us)))
+        for group in slower_groups(placement)
+    ]
+    titles = ("places", "slower as integers, on this machine", "in float", "as integers")
+    yield from ("", *_table(titles, slow, "rlrr")) if slow else ()
 
 
 def _readings(report: Report) -> list[str]:

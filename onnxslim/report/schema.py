@@ -35,6 +35,7 @@ from onnxslim.report.network import (
     Skipped,
     Totals,
 )
+from onnxslim.report.placement import LayerPlacement, Placement
 from onnxslim.report.ranks import Factoring, LayerRanks, RankSurvey
 
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -92,6 +93,8 @@ class Report(Part):
     budget: tuple[BudgetLine, ...] = ()
     ranks: RankSurvey | None = None
     """What low rank would do to each layer, where that was asked."""
+    placement: Placement | None = None
+    """Which layers of a quantized model run as integers; absent for models in float."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as .html, .json or .md; raises OutputError as `write_report` does."""
@@ -119,6 +122,7 @@ __all__ = [
     "LatencyProtocol",
     "LatencySide",
     "LayerLatency",
+    "LayerPlacement",
     "LayerRanks",
     "LayerSqnr",
     "LayerSummary",
@@ -129,6 +133,7 @@ __all__ = [
     "OutputSummary",
     "PassRecord",
     "PassStatus",
+    "Placement",
     "RankSurvey",
     "Reading",
     "Report",

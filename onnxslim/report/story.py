@@ -10,6 +10,7 @@ from onnxslim.report import units
 from onnxslim.report.evidence import Metric, OutputNumerics, Validation
 from onnxslim.report.facts import Tone, interval_words, metric_label, speed_words, worst_output
 from onnxslim.report.network import PassRecord
+from onnxslim.report.placement_story import rounded_at_load
 from onnxslim.report.schema import BudgetLine, BudgetVerdict, PassStatus, Report, Source
 
 
@@ -102,6 +103,7 @@ def cautions(report: Report) -> tuple[Caution, ...]:
         *_number_cautions(report.validation),
         *_budget_cautions(report.budget),
         *_sample_cautions(report),
+        *_integer_cautions(report),
         *_speed_cautions(report),
         *_pass_cautions(report.passes),
     )
@@ -136,6 +138,14 @@ def _sample_cautions(report: Report) -> Iterator[Caution]:
     if validation.held_out is False and validation.source is Source.DATA:
         text = f"Not held out: the same {validation.samples} samples calibrated and measured; they flatter."
         yield Caution(Tone.WARN, text)
+
+
+def _integer_cautions(report: Report) -> Iterator[Caution]:
+    rounded = rounded_at_load(report.placement)
+    if rounded:
+        where = ", ".join(rounded[:3]) + (f" and {len(rounded) - 3} more" if len(rounded) > 3 else "")
+        text = f"onnxruntime rounds float weights to int8 by itself at load, in one scale for each tensor: {where}."
+        yield Caution(Tone.WARN, f"{text} Readings by kernels show what that costs, the definition does not.")
 
 
 def _speed_cautions(report: Report) -> Iterator[Caution]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnxslim.report.facts import Fact, qualities, sizes, speeds
+from onnxslim.report.placement_story import integer_facts
 from onnxslim.report.schema import PassStatus, Report
 from onnxslim.report.story import budget_name, cautions, headline, limit_text, observed_text
 
@@ -16,7 +17,8 @@ def printable(text: str) -> str:
 
 def summary_lines(report: Report) -> tuple[str, ...]:
     """Return the headline, the figures, the passes by status, the budgets and the cautions, a line each."""
-    facts = (*sizes(report), *speeds(report.latency), *qualities(report.validation))
+    won = (*sizes(report), *speeds(report.latency), *integer_facts(report.placement))
+    facts = (*won, *qualities(report.validation))
     lines = (" · ".join(headline(report)), *_aligned(facts), *_passes(report), *_budgets(report))
     warnings = tuple(f"! {caution.text}" for caution in cautions(report))
     return tuple(printable(line) for line in (*lines, *warnings))

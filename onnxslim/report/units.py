@@ -77,6 +77,11 @@ def format_ms(milliseconds: float) -> str:
     return f"{_significant(milliseconds)} ms"
 
 
+def format_us(microseconds: float) -> str:
+    """Return a time given in microseconds as `format_ms` does."""
+    return format_ms(microseconds / 1000)
+
+
 def format_seconds(seconds: float) -> str:
     """Return a duration as "0.4 s", "12 s", "3 min 5 s"."""
     if seconds < 9.95:

@@ -1,7 +1,8 @@
 """Time per node from onnxruntime's own profiler, by the names of the model that was given.
 
-onnxruntime renames what it rewrites: ``_token_N`` and ``_nchwc`` are its suffixes. Every node of a temporary copy is
-named after its first output before profiling, so that rows are anchors; what is no anchor was put there by the runtime.
+onnxruntime renames what it rewrites: ``_token_N``, ``_nchwc`` and ``/duplicated`` are its suffixes. Every node of a
+temporary copy is named after its first output before profiling, so that rows are anchors; what is no anchor was put
+there by the runtime.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import onnx
 
 from onnxslim.runtime.sessions import Feed, ModelData, Session, SessionConfig, load_proto
 
-_SUFFIX = re.compile(r"(_nchwc|_nhwc|_token_\d+|_kernel_time)+$")
+_SUFFIX = re.compile(r"(_nchwc|_nhwc|/duplicated|_token_\d+|_kernel_time)+$")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class NodeTime:
 def profile(model: ModelData, feed: Feed, runs: int = 10, threads: int = 1) -> tuple[NodeTime, ...]:
     """Run ``model`` under the profiler and return its nodes' times in order of execution."""
     proto = load_proto(model)
-    anchors = _name_by_anchor(proto.graph)
+    anchors = name_by_anchor(proto.graph)
     with tempfile.TemporaryDirectory() as folder:
         session = Session(proto, SessionConfig(threads, profile_prefix=str(Path(folder) / "profile")))
         for _ in range(runs + 2):
@@ -50,7 +51,7 @@ def profile(model: ModelData, feed: Feed, runs: int = 10, threads: int = 1) -> t
     )
 
 
-def _name_by_anchor(graph: onnx.GraphProto) -> set[str]:
+def name_by_anchor(graph: onnx.GraphProto) -> set[str]:
     """Name every node of the main graph after its first output; return these names."""
     anchors = set()
     for node in graph.node:
@@ -63,5 +64,10 @@ def _anchor_of(name: str, anchors: set[str]) -> str | None:
     """Undo onnxruntime's renaming."""
     if name in anchors:
         return name
-    stripped = _SUFFIX.sub("", name)
+    stripped = plain_name(name)
     return stripped if stripped in anchors else None
+
+
+def plain_name(name: str) -> str:
+    """Return a node's name without what onnxruntime appended when it changed layouts."""
+    return _SUFFIX.sub("", name)

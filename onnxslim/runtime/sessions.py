@@ -33,6 +33,8 @@ class Level(enum.Enum):
 
     NONE = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     BASIC = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    EXTENDED = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    """All but what changes the layout of tensors: fused and integer kernels, under the names of the model."""
     ALL = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
 
 
@@ -69,6 +71,8 @@ class SessionConfig:
     """Seconds that a run may take where a Loop or Scan could go on for ever."""
     profile_prefix: str | None = None
     """Where onnxruntime writes its profile, without the time and ``.json`` that it appends."""
+    optimized_path: str | None = None
+    """Where onnxruntime writes the graph that it runs."""
 
 
 class Session:
@@ -143,6 +147,8 @@ def _options(config: SessionConfig) -> ort.SessionOptions:
     if config.profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = config.profile_prefix
+    if config.optimized_path is not None:
+        options.optimized_model_filepath = config.optimized_path
     return options
 
 

@@ -32,6 +32,7 @@ from onnxslim.runtime import Feed
 from onnxslim.targets import find_target
 from onnxslim.workflow.checks import Checker, Judge
 from onnxslim.workflow.data import DataSettings, SampleSets, gather
+from onnxslim.workflow.placing import raced, run_placement
 from onnxslim.workflow.plans import PlanFile, collect
 from onnxslim.workflow.registry import exact_passes, known_passes
 from onnxslim.workflow.source import ModelLike, Source, open_source
@@ -221,6 +222,7 @@ class _Run:
                 "validation": validation,
                 "latency": latency,
                 "budget": tuple(BudgetLine.model_validate(line) for line in lines),
+                "placement": run_placement(model, cost, raced(self.original.placed.data, latency), results),
             }
         )
 

@@ -14,6 +14,7 @@ from onnxslim.pipeline import PassContext, exact_fixed_point
 from onnxslim.pipeline.base import Progress, silent
 from onnxslim.report import Report
 from onnxslim.report.network import ModelSummary
+from onnxslim.report.placement import Placement
 from onnxslim.report.ranks import RankSurvey
 from onnxslim.runtime import Feed, RuntimeRefusal
 from onnxslim.runtime.blas import blas_threads
@@ -74,7 +75,9 @@ def run_ranks(
     return RankSurvey.model_validate(found)
 
 
-def inspect_report(summary: ModelSummary, ranks: RankSurvey | None, *, command: str, seed: int) -> Report:
+def inspect_report(
+    summary: ModelSummary, ranks: RankSurvey | None, placement: Placement | None = None, *, command: str, seed: int
+) -> Report:
     """Return the report of a model that was looked at."""
     return Report(
         tool=tool(),
@@ -84,6 +87,7 @@ def inspect_report(summary: ModelSummary, ranks: RankSurvey | None, *, command: 
         environment=environment(),
         input=summary,
         ranks=ranks,
+        placement=placement,
     )
 
 
