@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +19,13 @@ from onnxslim.ir import (
     numpy_dtype,
     selects,
 )
+from onnxslim.targets import DEFAULT_TARGET, Target
 
-WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _COMPUTING = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "Sigmoid"})
 MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize"})
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
-_WITHOUT_KERNEL = frozenset({"ConvTranspose", "LSTM", "GRU", "RNN"})
+_WITHOUT_KERNEL = frozenset({"LSTM", "GRU", "RNN"})
 FLOAT32 = np.dtype(np.float32)
 
 
@@ -42,6 +43,18 @@ class Selection:
             if not keeps_float_output(node):
                 yield final_output(node)
 
+    def without(self, floats: Collection[str], reason: str) -> Selection:
+        """Return what is left where nodes with anchors in ``floats`` stay in float, for ``reason``."""
+        left = Selection(refused=[*self.refused, *((anchor, reason) for anchor in sorted(floats))])
+        integer: set[int] = set()
+        for node in self.nodes:
+            moves = node.op in MOVING
+            if (moves and id(node.inputs[0]) not in integer) or (not moves and anchor_of(node) in floats):
+                continue
+            left.nodes.append(node)
+            integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
+        return left
+
     def drop_unknown(self, ranges: dict[str, tuple[float, float]]) -> None:
         """Refuse nodes one of whose tensors has no range."""
         for node in list(self.nodes):
@@ -51,7 +64,8 @@ class Selection:
                 self.refused.append((anchor_of(node), f"tensor {missing[0]!r} is empty, NaN or Inf on the samples"))
 
 
-def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...]) -> Selection:
+def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...], target: Target = DEFAULT_TARGET) -> Selection:
+    """Return the nodes of ``model`` that become integer."""
     selection = Selection()
     if any("QuantizeLinear" in node.op or node.op.startswith("QLinear") for _, node in graph_nodes(model.graph)):
         selection.refused.append((model.graph.name or "graph", "the model has integer operators already"))
@@ -66,7 +80,7 @@ def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...]) -> Sel
         if reason is None and node.op in MOVING:
             reason = _why_not_moving(node, integer)
         elif reason is None:
-            reason = _why_not(node)
+            reason = _why_not(node, target)
         if reason is None:
             selection.nodes.append(node)
             integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
@@ -75,13 +89,13 @@ def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...]) -> Sel
     return selection
 
 
-def _why_not(node: Node) -> str | None:
+def _why_not(node: Node, target: Target) -> str | None:
     """Return why a computing node stays in float, None when it can be integer."""
-    if node.op in _WITHOUT_KERNEL:
-        return f"onnxruntime has no integer kernel for {node.op} on CPUs"
+    if node.op in _WITHOUT_KERNEL or (node.op == "ConvTranspose" and not target.transposed_convolutions):
+        return f"{target.name} has no integer kernel for {node.op}"
     if any(numpy_dtype(tensor.dtype) != FLOAT32 for tensor in activation_inputs(node)):
         return "it does not compute in float32"
-    if node.op in ("Conv", "Gemm"):
+    if node.op in ("Conv", "ConvTranspose", "Gemm"):
         return _why_not_weighted(node)
     if node.op == "MatMul" and isinstance(node.inputs[0], Constant):
         return "its left operand is constant"

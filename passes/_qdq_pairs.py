@@ -17,7 +17,16 @@ from onnxslim.passes._qdq_choice import (
     is_weight,
     keeps_float_output,
 )
-from onnxslim.passes._quantize import FittedWeight, Grid, IntegerWeight, grid_of, quantize_bias, quantize_weight
+from onnxslim.passes._quantize import (
+    Array,
+    FittedWeight,
+    Grid,
+    IntegerWeight,
+    Style,
+    grid_of,
+    quantize_bias,
+    quantize_weight,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,15 @@ class _Work:
     """None where the result stays in float."""
 
 
+def shared_grids(nodes: Sequence[Node], ranges: Mapping[str, tuple[float, float]], style: Style) -> dict[str, Grid]:
+    """Return the grid of each tensor with a range; nodes that only move values share that of what they move."""
+    grids = {name: grid_of(*range_, style.kind_of(name)) for name, range_ in ranges.items()}
+    for node in nodes:
+        if node.op in MOVING:
+            grids[node.outputs[0].name] = grids[node.inputs[0].name]
+    return grids
+
+
 class Quantizer:
     """Inserts pairs; grids and constants that are equal are made once."""
 
@@ -38,15 +56,14 @@ class Quantizer:
         rewriter: Rewriter,
         nodes: list[Node],
         ranges: Mapping[str, tuple[float, float]],
-        *,
-        per_channel: bool,
+        style: Style,
         fitted: Mapping[str, FittedWeight] | None = None,
     ) -> None:
         self.rewriter = rewriter
         self.fitted = fitted or {}
         self.nodes = nodes
-        self.per_channel = per_channel
-        self.grids = {name: grid_of(*range_) for name, range_ in ranges.items()}
+        self.style = style
+        self.grids = shared_grids(nodes, ranges, style)
         self.constants: dict[tuple[str, str, bytes], Constant] = {}
         self.dequantized: dict[str, Tensor] = {}
         self.weights: dict[tuple[int, int, bytes], Tensor] = {}
@@ -59,22 +76,8 @@ class Quantizer:
                 self._quantize_weights(one.node, self.grids.get(one.inputs[0].name))
         self._insert_pairs(work)
 
-    def activations_only(self) -> dict[str, np.float32]:
-        """Leave weights in float; return the scale of the input of each layer with weights, by anchor."""
-        work = self._work()
-        found = {}
-        for one in work:
-            grid = self.grids.get(one.inputs[0].name) if one.node.op in WEIGHTED else None
-            if grid is not None:
-                found[anchor_of(one.node)] = grid.scale
-        self._insert_pairs(work)
-        return found
-
     def _work(self) -> list[_Work]:
-        """Share grids along moving nodes, and note what each node reads and makes before anything is inserted."""
-        for node in self.nodes:
-            if node.op in MOVING:
-                self.grids[node.outputs[0].name] = self.grids[node.inputs[0].name]
+        """Note what each node reads and makes before anything is inserted."""
         return [
             _Work(node, activation_inputs(node), None if keeps_float_output(node) else final_output(node))
             for node in self.nodes
@@ -141,7 +144,7 @@ class Quantizer:
     def _insert_pair(self, source: Tensor, out: Tensor, grid: Grid) -> None:
         scale = self._constant("scale", np.array(grid.scale))
         zero = self._constant("zero", np.array(grid.zero_point))
-        middle = self.rewriter.variable(f"{source.name}_q", np.dtype(np.uint8), source.shape)
+        middle = self.rewriter.variable(f"{source.name}_q", grid.zero_point.dtype, source.shape)
         self.rewriter.insert("QuantizeLinear", [source, scale, zero], [middle])
         self.rewriter.insert("DequantizeLinear", [middle, scale, zero], [out])
 
@@ -150,8 +153,10 @@ class Quantizer:
         key = (id(tensor), -1, b"")
         if key not in self.weights:
             values = tensor.values.astype(np.float64)
-            grid = grid_of(float(values.min(initial=0)), float(values.max(initial=0)))  # zero is on every grid
-            stored = np.clip(np.round(values / float(grid.scale)) + float(grid.zero_point), 0, 255).astype(np.uint8)
+            kind = self.style.activations
+            grid = grid_of(float(values.min(initial=0)), float(values.max(initial=0)), kind)  # zero is on every grid
+            stored = np.clip(np.round(values / float(grid.scale)) + float(grid.zero_point), *kind.integer.limits)
+            stored = stored.astype(grid.zero_point.dtype)
             scale, zero = (
                 self._constant("scale", np.array(grid.scale)),
                 self._constant("zero", np.array(grid.zero_point)),
@@ -162,27 +167,18 @@ class Quantizer:
         return self.weights[key]
 
     def _quantize_weights(self, node: Node, grid: Grid | None) -> None:
-        if not is_weight(node.inputs[1]) and node.op == "MatMul":
+        made = None if grid is None else integer_weight(node, grid, self.style, self.fitted.get(anchor_of(node)))
+        if made is None or grid is None:
             return
-        weight, bias = array_of(node.inputs[1]), None
-        if weight is None or grid is None:
-            return
-        if len(node.inputs) > 2 and node.inputs[2].name:
-            bias = array_of(node.inputs[2])
-        axis = _channel_axis(node)
-        fitted = self.fitted.get(anchor_of(node))
-        if fitted is None:
-            integer = quantize_weight(weight, axis, bias, float(grid.scale), per_channel=self.per_channel)
-        else:
-            integer, bias = IntegerWeight(fitted.values, fitted.scale, axis), fitted.bias
-        key = (id(node.inputs[1]), axis, integer.scale.tobytes())
+        integer, bias = made
+        key = (id(node.inputs[1]), integer.axis, integer.scale.tobytes())
         if key not in self.weights:
             name = node.inputs[1].name
             # Without a zero point Gemm stays in float; with a shared one onnxruntime's ARM reading does not load.
             zero = self.rewriter.constant("zero", np.zeros(integer.scale.shape, np.int8))
             scale = self._constant("scale", integer.scale)
             inputs = [self.rewriter.constant(f"{name}_q", integer.values), scale, zero]
-            self.weights[key] = self._dequantize(name, inputs, axis)
+            self.weights[key] = self._dequantize(name, inputs, integer.axis)
         self.rewriter.set_input(node, 1, self.weights[key])
         if bias is not None:
             values, bias_scale = quantize_bias(bias, grid.scale, integer.scale)
@@ -202,8 +198,49 @@ class Quantizer:
         return self.constants[key]
 
 
+def integer_weight(
+    node: Node, grid: Grid, style: Style, fitted: FittedWeight | None
+) -> tuple[IntegerWeight, Array | None] | None:
+    """Return the integers of the node's weight and its bias, still in float; None where no weight is constant.
+
+    Args:
+        grid: of the node's input.
+    """
+    if node.op == "MatMul" and not is_weight(node.inputs[1]):
+        return None
+    weight, bias = array_of(node.inputs[1]), None
+    if weight is None:
+        return None
+    if len(node.inputs) > 2 and node.inputs[2].name:
+        bias = array_of(node.inputs[2])
+    axis = _channel_axis(node)
+    if fitted is not None:
+        return IntegerWeight(fitted.values, fitted.scale, axis), fitted.bias
+    return quantize_weight(weight, axis, bias, float(grid.scale), style), bias
+
+
+def changes_of(node: Node, grid: Grid, style: Style, fitted: FittedWeight | None) -> dict[int, Array]:
+    """Return what integers change in the node's weight and bias, by index of the input: Ŵ − W and b̂ − b."""
+    made = integer_weight(node, grid, style, fitted)
+    weight = array_of(node.inputs[1])
+    if made is None or weight is None:
+        return {}
+    integer, bias = made
+    shape = [1] * weight.ndim
+    shape[integer.axis] = -1
+    found = {1: (integer.values * integer.scale.reshape(shape) - weight).astype(np.float32)}
+    if bias is not None:
+        values, scale = quantize_bias(bias, grid.scale, integer.scale)
+        given = array_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2].name else None
+        before = np.zeros_like(scale) if given is None else given
+        found[2] = (values.astype(np.float64) * scale - before).astype(np.float32)
+    return found
+
+
 def _channel_axis(node: Node) -> int:
     """Return the axis of output channels in the node's weight."""
     if node.op == "Conv":
         return 0
+    if node.op == "ConvTranspose":
+        return 1
     return 0 if node.op == "Gemm" and node.attrs.get("transB") else 1

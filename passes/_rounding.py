@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.lapack import dtrtri
 
 Floats = npt.NDArray[np.float64]
 
@@ -63,12 +64,17 @@ def _rounded_block(left: Floats, found: Floats, factor: Floats, scale: Floats, l
 
 
 def _root_of_inverse(metric: Floats) -> Floats:
-    """Return the upper triangular U with H⁻¹ = Uᵀ·U."""
-    upper = np.linalg.cholesky(np.linalg.inv(metric)).swapaxes(1, 2)
-    return np.asarray(upper, np.float64)
+    """Return the upper triangular U with H⁻¹ = Uᵀ·U: the inverse of R in H = R·Rᵀ, R upper triangular too."""
+    backwards = metric[:, ::-1, ::-1]
+    factor = np.linalg.cholesky(backwards)[:, ::-1, ::-1]
+    if len(factor) > 1:
+        return np.triu(np.linalg.inv(factor))
+    return np.stack([dtrtri(part, lower=0)[0] for part in factor])
 
 
-def best_scale(weight: Floats, limit: int, curvature: Floats, steps: int = 24, least: float = 0.5) -> Floats:
+def best_scale(
+    weight: Floats, limit: int, curvature: Floats, *, shared: bool = False, steps: int = 24, least: float = 0.4
+) -> Floats:
     """Return the scale of each output that rounds to the nearest with least weighted error.
 
     Clipping the largest weights a little lets all others be finer (Nagel et al. 2021, "A White Paper on Neural Network
@@ -77,12 +83,18 @@ def best_scale(weight: Floats, limit: int, curvature: Floats, steps: int = 24, l
     Args:
         weight: shape (groups, O/groups, d).
         curvature: diagonal of the metric. Shape (groups, d).
+        shared: one scale for all outputs.
+        least: of the scale that clips nothing, down to which is looked.
     """
     widest: Floats = np.abs(weight).max(axis=2) / limit
+    if shared:
+        widest = np.full_like(widest, widest.max())
     best, lowest = widest, np.full(widest.shape, np.inf)
     for share in np.linspace(1.0, least, steps):
         scale = np.maximum(widest * share, np.finfo(np.float32).tiny)
         integers = np.clip(np.round(weight / scale[:, :, None]), -limit, limit)
         error = np.einsum("god,gd->go", (weight - scale[:, :, None] * integers) ** 2, curvature)
+        if shared:
+            error = np.full_like(error, error.sum())
         best, lowest = np.where(error < lowest, scale, best), np.minimum(error, lowest)
     return best

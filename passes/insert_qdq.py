@@ -32,16 +32,21 @@ from onnxslim.analysis.known_ranges import BOUNDED, known_range, narrowed
 from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError
-from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard
-from onnxslim.passes._qdq_choice import select
+from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard, selects
+from onnxslim.passes._qdq_choice import Selection, select
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
+from onnxslim.passes._qdq_mix import mixed
 from onnxslim.passes._qdq_pairs import Quantizer
+from onnxslim.passes._quantize import FittedWeight, GridKind, Integer, Style
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 from onnxslim.runtime.kernels import quantizes
 from onnxslim.samples import Samples
 
 OPSET = 13
 """The first in which DequantizeLinear takes one scale per channel."""
+
+WIDE_OPSET = 21
+"""The first in which QuantizeLinear makes 16 bits."""
 
 EXPLICIT_RESIZE = 11
 """The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
@@ -73,12 +78,20 @@ class InsertQdq(PlannedPass[QdqPlan]):
     plan_type = QdqPlan
     needs_samples = True
 
-    rounding: Rounding = option(Rounding.NEAREST, "second-order: fit integers to the layers' outputs on the samples")
-    samples: int = option(256, "how many calibration samples second-order rounding looks at")
+    rounding: Rounding = option(Rounding.SECOND_ORDER, "of weights: second-order (least error of outputs), or nearest")
+    samples: int = option(64, "how many calibration samples second-order rounding looks at")
     ranges: RangeMethod = option(
         RangeMethod.MINMAX, "of activations: minmax, average, percentile, mse, entropy, or auto (the least error)"
     )
     per_channel: bool = option(True, "one scale for each output channel of a weight, instead of one for all")
+    weight_bits: int = option(8, "of weights, 2 to 8: 7 where kernels saturate, fewer for the download (see palettize)")
+    activations: Integer | None = option(None, "of activations: uint8, int8, uint16, int16  [default: the target's]")
+    wide: tuple[str, ...] = option((), "activations of layers that match these patterns get 16 bits")
+    symmetric: bool = option(False, "activations have zero in the middle of their grid")
+    power_of_two: bool = option(False, "scales are powers of two: shifts instead of multiplications")
+    min_sqnr: float = option(
+        20.0, "layers stay in float until every output keeps so many dB on the samples; 0: none do"
+    )
     only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
 
@@ -88,24 +101,55 @@ class InsertQdq(PlannedPass[QdqPlan]):
         Raises:
             PassError: onnxruntime cannot run what would be inserted, or onnx's converter refuses to upgrade.
         """
-        if not quantizes(max(model.opset, OPSET)):
+        opset = self._opset(context)
+        if not quantizes(max(model.opset, opset)):
             raise PassError(f"onnxruntime has no QuantizeLinear of opset {model.opset}: export with an older opset")
-        if model.opset < OPSET:  # the converter renames tensors, so what it makes is what is decided about
+        if model.opset < opset:  # the converter renames tensors, so what it makes is what is decided about
             model = model.copy()
-            _upgrade(Rewriter(model))
+            _upgrade(Rewriter(model), opset)
         infer_shapes(model)
-        selection = select(model, self.only, self.exclude)
+        selection = select(model, self.only, self.exclude, context.target)
         names = list(dict.fromkeys(tensor.name for tensor in selection.tensors()))
         if not names:
             return QdqPlan(nodes=(), ranges={}, refused=tuple(selection.refused))
         samples = context.require_samples(self.name)
         ranges = self._ranges(model, names, samples, context)
         selection.drop_unknown(ranges)
+        selection = self._mixed(model, selection, ranges, context)
         return QdqPlan(
             nodes=tuple(anchor_of(node) for node in selection.nodes),
             ranges={name: ranges[name] for name in sorted(ranges)},
             refused=tuple(selection.refused),
         )
+
+    def _opset(self, context: PassContext) -> int:
+        """Return the first opset that has what will be inserted."""
+        return WIDE_OPSET if self.wide or self._integer(context).limits[1] > 255 else OPSET
+
+    def _integer(self, context: PassContext) -> Integer:
+        return self.activations or Integer(context.target.activations)
+
+    def _style(self, model: Model, context: PassContext) -> Style:
+        kind = GridKind(self._integer(context), self.symmetric, self.power_of_two)
+        wide = {
+            t.name for node in model.graph.nodes if self.wide and selects(node, self.wide, ()) for t in node.outputs
+        }
+        return Style(kind, frozenset(wide), self.per_channel, self.weight_bits)
+
+    def _mixed(self, model: Model, selection: Selection, ranges: dict[str, Range], context: PassContext) -> Selection:
+        """Return ``selection`` without what stays in float for the outputs' sake."""
+        if self.min_sqnr <= 0 or not selection.nodes:
+            return selection
+        wanted = Wanted([anchor_of(node) for node in selection.nodes], ranges, self._style(model, context))
+        fitted = self._fitted(model, wanted, context)
+        found = mixed(model, selection, wanted, fitted, self.min_sqnr, context)
+        reason = f"left in float: with all in int8, an output would keep {found.before_db:.1f} dB"
+        return selection.without(found.floats, reason)
+
+    def _fitted(self, model: Model, wanted: Wanted, context: PassContext) -> Mapping[str, FittedWeight]:
+        if self.rounding is Rounding.NEAREST:
+            return {}
+        return fitted_weights(model, wanted, context.require_samples(self.name).take(self.samples), context)
 
     def _ranges(self, model: Model, names: Sequence[str], samples: Samples, context: PassContext) -> dict[str, Range]:
         """Return what each tensor's integers cover; tensors that were NaN, Inf or always empty are absent."""
@@ -128,17 +172,13 @@ class InsertQdq(PlannedPass[QdqPlan]):
             rewriter.refuse(self.name, anchor, reason)
         if not plan.nodes:
             return
-        if rewriter.model.opset < OPSET:
-            _upgrade(rewriter)
+        if rewriter.model.opset < self._opset(context):
+            _upgrade(rewriter, self._opset(context))
         chosen = set(plan.nodes)
         nodes = [node for node in rewriter.model.graph.nodes if anchor_of(node) in chosen]
-        fitted = None
-        if self.rounding is Rounding.SECOND_ORDER:
-            infer_shapes(rewriter.model)
-            samples = context.require_samples(self.name).take(self.samples)
-            wanted = Wanted(plan.nodes, plan.ranges, self.per_channel)
-            fitted = fitted_weights(rewriter.model, wanted, samples, context)
-        Quantizer(rewriter, nodes, plan.ranges, per_channel=self.per_channel, fitted=fitted).run()
+        infer_shapes(rewriter.model)
+        wanted = Wanted(plan.nodes, plan.ranges, self._style(rewriter.model, context))
+        Quantizer(rewriter, nodes, plan.ranges, wanted.style, self._fitted(rewriter.model, wanted, context)).run()
 
 
 def _let_through(model: Model, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -163,14 +203,14 @@ def _promised(model: Model, names: Iterable[str]) -> dict[str, Range]:
     return found
 
 
-def _upgrade(rewriter: Rewriter) -> None:
-    """Convert to ``OPSET``; onnx's converter forgets how Resize and Upsample placed samples before opset 11.
+def _upgrade(rewriter: Rewriter, opset: int) -> None:
+    """Convert to ``opset``; onnx's converter forgets how Resize and Upsample placed samples before opset 11.
 
     Raises:
         PassError: the converter refuses.
     """
     old = rewriter.model.opset
-    rewriter.upgrade(OPSET)
+    rewriter.upgrade(opset)
     if old >= EXPLICIT_RESIZE:
         return
     for _, node in graph_nodes(rewriter.model.graph):

@@ -208,6 +208,17 @@ class Samples:
             raise SampleError(f"{count} of {len(self)} samples were to be left out: leave at least one")
         return replace(self, _order=tuple(self._indices()[count:]))
 
+    def pick(self, places: Sequence[int]) -> Samples:
+        """Return the samples at ``places``, counted from 0, in that order.
+
+        Raises:
+            SampleError: there are no such places, or none at all.
+        """
+        order = self._indices()
+        if not places or not all(0 <= place < len(order) for place in places):
+            raise SampleError(f"samples {list(places)} of {len(order)} were asked for: ask for some that exist")
+        return replace(self, _order=tuple(order[place] for place in places))
+
     def split(self, fraction: float = 0.8, seed: int = 0) -> Split:
         """Divide into calibration and evaluation by a seeded shuffle; fewer than 10 samples serve both.
 

@@ -22,6 +22,12 @@ class Target:
     ort_platform: str
     """``target_platform`` of the ORT format: ``arm`` keeps x86-only layouts out of the file."""
     source: str
+    activations: str = "uint8"
+    """Integers that activations are quantized to: those that its kernels take, or are quickest with."""
+    wide_activations: bool = False
+    """Whether it computes with 16-bit activations as integers; elsewhere what 8 bits cannot hold stays in float."""
+    transposed_convolutions: bool = False
+    """Whether it has an integer kernel for ConvTranspose."""
 
 
 TARGETS = (
@@ -32,6 +38,7 @@ TARGETS = (
     Target(
         "xnnpack", "the XNNPACK execution provider", 8, "arm",
         "onnxruntime core/providers/xnnpack: S8S8, or U8U8 per tensor; 2-D; constant weights",
+        activations="int8", transposed_convolutions=True,
     ),
     Target(
         "nnapi", "Android's NNAPI execution provider (deprecated since Android 15)", 8, "arm",
@@ -43,7 +50,8 @@ TARGETS = (
     ),
     Target(
         "qnn", "Qualcomm's HTP through the QNN execution provider", 32, "arm",
-        "onnxruntime QNN provider documentation: fixed shapes, QDQ models",
+        "onnxruntime QNN provider documentation: fixed shapes, QDQ models, activations of 8 or 16 bits",
+        wide_activations=True, transposed_convolutions=True,
     ),
     Target(
         "web", "onnxruntime-web on WebAssembly", 8, "arm",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Rewriter
 from onnxslim.passes import InsertQdq
 from onnxslim.passes._quantize import grid_of, quantize_bias, quantize_weight
-from onnxslim.passes.insert_qdq import QdqPlan
+from onnxslim.passes.insert_qdq import QdqPlan, Rounding
 from onnxslim.pipeline import PassContext
 from onnxslim.runtime import Level, Reading, Session, SessionConfig
 from onnxslim.samples import Samples
+
+NEAREST = InsertQdq(rounding=Rounding.NEAREST)
 
 LEAST_SQNR = 25.0
 """Decibels that int8 keeps on networks of random weights."""
@@ -43,7 +46,7 @@ def quantize(model: Model, options: InsertQdq | None = None, samples: Samples | 
     integer = model.copy()
     infer_shapes(integer)
     rewriter = Rewriter(integer)
-    (options or InsertQdq()).run(rewriter, PassContext(samples=samples or samples_of(model), threads=1))
+    (options or NEAREST).run(rewriter, PassContext(samples=samples or samples_of(model), threads=1))
     rewriter.finish()
     onnx.checker.check_model(integer.proto(), full_check=True)
     return integer, rewriter
@@ -147,10 +150,10 @@ def test_axes_of_weights() -> None:
 def test_a_plan_replays_without_samples_to_the_same_bytes() -> None:
     model = GALLERY["resnet"](Builder())
     integer, _ = quantize(model)
-    plan = InsertQdq().plan(model.copy(), PassContext(samples=samples_of(model), threads=1))
+    plan = NEAREST.plan(model.copy(), PassContext(samples=samples_of(model), threads=1))
     replayed = model.copy()
     rewriter = Rewriter(replayed)
-    InsertQdq().apply(rewriter, QdqPlan.model_validate(json.loads(plan.model_dump_json())), PassContext())
+    NEAREST.apply(rewriter, QdqPlan.model_validate(json.loads(plan.model_dump_json())), PassContext())
     rewriter.finish()
     assert replayed.to_bytes() == integer.to_bytes()
 
@@ -159,14 +162,14 @@ def test_types_that_the_file_does_not_declare_are_inferred() -> None:
     proto = GALLERY["vgg"](Builder()).proto()
     del proto.graph.value_info[:]
     model = Model.load(proto)
-    plan = InsertQdq().plan(model, PassContext(samples=samples_of(model), threads=1))
+    plan = NEAREST.plan(model, PassContext(samples=samples_of(model), threads=1))
     assert len(plan.nodes) == 7
     assert plan.refused == ()
 
 
 def test_without_samples_it_says_so() -> None:
     with pytest.raises(SpecError, match="--data"):
-        InsertQdq().plan(GALLERY["vgg"](Builder()), PassContext())
+        NEAREST.plan(GALLERY["vgg"](Builder()), PassContext())
 
 
 # ---- what stays in float, and why --------------------------------------------------------------------------------
@@ -191,7 +194,7 @@ def test_an_integer_model_stays() -> None:
 
 def test_excluded_layers_stay(tmp_path: Path) -> None:
     model = GALLERY["vgg"](Builder())
-    integer, rewriter = quantize(model, InsertQdq(exclude=("gemm*",)))
+    integer, rewriter = quantize(model, replace(NEAREST, exclude=("gemm*",)))
     found = kernels(integer, tmp_path)
     assert found["Gemm"] + found["FusedGemm"] == 2
     assert found["QGemm"] == 0

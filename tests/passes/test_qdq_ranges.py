@@ -89,6 +89,6 @@ def test_tensors_that_are_not_finite_have_no_range(method: RangeMethod, broken: 
 
 
 def test_spelling() -> None:
-    (item,) = parse_spec("insert-qdq{ranges=auto rounding=second-order}", {"insert-qdq": InsertQdq}, ())
-    assert item == InsertQdq(ranges=RangeMethod.AUTO, rounding=Rounding.SECOND_ORDER)
-    assert format_pass(item) == "insert-qdq{rounding=second-order ranges=auto}"
+    (item,) = parse_spec("insert-qdq{ranges=auto rounding=nearest}", {"insert-qdq": InsertQdq}, ())
+    assert item == InsertQdq(ranges=RangeMethod.AUTO, rounding=Rounding.NEAREST)
+    assert format_pass(item) == "insert-qdq{rounding=nearest ranges=auto}"

@@ -21,7 +21,7 @@ from properties.test_exact_passes import BRIEF, LONG, TRAINED, all_passes, made,
 
 from onnxslim.ir import Model, Rewriter
 from onnxslim.passes import InsertQdq
-from onnxslim.passes.insert_qdq import OPSET, QdqPlan
+from onnxslim.passes.insert_qdq import OPSET, QdqPlan, Rounding
 from onnxslim.pipeline import PassContext
 from onnxslim.runtime import Level, Reading, Session, SessionConfig, with_outputs
 from onnxslim.samples import Samples
@@ -40,6 +40,8 @@ EXACT_OPS = {
     "Unsqueeze", "Slice", "Gather", "Concat", "Split", "Identity", "Max", "Min",
 }  # fmt: skip
 """Operators whose results are exact in float32 when operands are few bits long."""
+NEAREST = InsertQdq(rounding=Rounding.NEAREST)
+"""What the reference does."""
 DEFINITION = SessionConfig(level=Level.NONE, reading=Reading.DEFINITION)
 FUSED = SessionConfig(level=Level.ALL, reading=Reading.DEFINITION)
 WIDEST = 500
@@ -57,13 +59,13 @@ def prepared(recipe: Recipe) -> Made:
 def plan_of(source: Made) -> tuple[Model, QdqPlan]:
     model = Model.load(source.proto)
     samples = Samples.from_feeds([source.feed]).for_inputs(model.inputs)
-    return model, InsertQdq().plan(model, PassContext(samples=samples))
+    return model, NEAREST.plan(model, PassContext(samples=samples))
 
 
 def quantized(model: Model, plan: QdqPlan) -> Model:
     integer = Model.load(model.to_bytes())
     rewriter = Rewriter(integer)
-    InsertQdq().apply(rewriter, QdqPlan.model_validate_json(plan.model_dump_json()), PassContext())
+    NEAREST.apply(rewriter, QdqPlan.model_validate_json(plan.model_dump_json()), PassContext())
     rewriter.finish()
     onnx.checker.check_model(integer.proto(), full_check=True)
     return integer
