@@ -17,6 +17,8 @@ import low_rank
 import peers
 import prunable
 import prune
+import quantize
+import quantize_peers
 import refusals
 
 
@@ -51,7 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     six.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
     six.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
     six.add_argument("--plot", type=Path, help="write the curves as an HTML file")
+    seven = commands.add_parser("quantize", help="int8: accuracy, size, seconds: ours, onnxruntime's, NNCF's")
+    seven.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
+    seven.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    seven.add_argument("--all", action="store_true", help="all settings of onnxruntime's, also the slow ones")
+    seven.add_argument("--time", action="store_true", help="single-thread latency of every file, interleaved")
+    seven.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
+    seven.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
+    seven.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
     args = parser.parse_args(argv)
+    if args.command == "quantize":
+        pythons = {} if args.no_peers else quantize_peers.pythons(args.peers)
+        return quantize.run(args.folder, args.only, pythons, quantize.Wish(args.all, args.time, args.memory))
     if args.command == "prunable":
         return prunable.run(_files(args.models), args.only)
     if args.command == "low-rank":
