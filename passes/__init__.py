@@ -8,7 +8,10 @@ if __name__ != "onnxslim.passes":
 from onnxslim.passes._rank_survey import SurveyOptions, survey_ranks
 from onnxslim.passes._ranking import PruneCriterion
 from onnxslim.passes.collapse_shapes import CollapseShapes
+from onnxslim.passes.dequantize import Dequantize
+from onnxslim.passes.equalize import Equalize
 from onnxslim.passes.factor_low_rank import FactorLowRank
+from onnxslim.passes.float16 import Float16
 from onnxslim.passes.fold_affine import FoldAffine
 from onnxslim.passes.fold_batchnorm import FoldBatchNorm
 from onnxslim.passes.fold_constants import FoldConstants
@@ -19,6 +22,7 @@ from onnxslim.passes.insert_qdq import InsertQdq
 from onnxslim.passes.join_slices import JoinSlices
 from onnxslim.passes.merge_duplicates import MergeDuplicates
 from onnxslim.passes.merge_linear import MergeLinear
+from onnxslim.passes.palettize import Palettize
 from onnxslim.passes.prune_filters import PruneFilters
 from onnxslim.passes.remove_dead import RemoveDead
 from onnxslim.passes.remove_noops import RemoveNoops
@@ -39,14 +43,28 @@ EXACT_PASSES: tuple[type[Pass], ...] = (
 )
 """What ``exact`` stands for, in order."""
 
-PASSES: tuple[type[Pass], ...] = (*EXACT_PASSES, InlineFunctions, PruneFilters, FactorLowRank, InsertQdq)
+PASSES: tuple[type[Pass], ...] = (
+    *EXACT_PASSES,
+    InlineFunctions,
+    Dequantize,
+    PruneFilters,
+    FactorLowRank,
+    Equalize,
+    InsertQdq,
+    Float16,
+    Palettize,
+)
 """Every pass of this package."""
 
 __all__ = [
     "EXACT_PASSES",
     "PASSES",
+    "Dequantize",
+    "Equalize",
     "FactorLowRank",
+    "Float16",
     "InsertQdq",
+    "Palettize",
     "PruneCriterion",
     "PruneFilters",
     "SurveyOptions",

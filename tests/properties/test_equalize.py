@@ -1,0 +1,118 @@
+"""equalize on random graphs: whatever the scales, outputs stay; powers of two change no bit of them.
+
+Scales are drawn at random, channel by channel, which is far more than balancing would ask for: an operator that does
+not scale as its rule says, a forgotten bias or a wrong axis shows in the outputs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from properties.builder import Array
+from properties.comparing import run
+from properties.random_graphs import Made, Recipe, recipes
+from properties.test_exact_passes import BRIEF, LONG, TRAINED, all_passes, made, optimized, trained
+
+from onnxslim.analysis import infer_shapes
+from onnxslim.analysis.equalizable import analyze_scales
+from onnxslim.ir import Model, Rewriter
+from onnxslim.passes import Equalize
+from onnxslim.passes._equalize_clips import Relu6
+from onnxslim.passes.equalize import EqualizePlan, GroupScales, Scales
+from onnxslim.pipeline import PassContext
+
+LINEAR = (
+    "conv", "conv", "conv", "conv_batchnorm", "residual", "inverted_residual", "squeeze_excitation", "shared_conv",
+    "conv_transpose", "gemm", "matmul", "activation", "clip", "prelu", "scale_or_shift", "arithmetic", "concat",
+    "split", "slicing", "pad", "pool", "global_pool", "reduce", "head", "flatten", "reshape", "reshape_by_shape",
+    "squeeze", "transpose", "resize", "depth_to_space", "gather", "expand", "superfluous", "where", "branch",
+    "classifier", "classifier", "upconv_batchnorm", "scaled_conv", "twice", "layer_norm", "instance_norm", "softmax",
+)  # fmt: skip
+options = st.builds(
+    Equalize, scales=st.sampled_from(Scales), relu6=st.sampled_from([Relu6.AUTO, Relu6.REFUSE, Relu6.CAPS])
+)
+DENORMAL = 1e-30
+"""Smaller numbers may lose bits when they are scaled."""
+
+
+def random_plan(model: Model, seed: int, *, whole: bool) -> EqualizePlan:
+    """Return a plan that scales every channel that can be, by chance, and gives every Clip bounds for each channel."""
+    random = np.random.default_rng(seed)
+    plan = Equalize(relu6=Relu6.CAPS).plan(model, PassContext())
+    groups = []
+    for group in analyze_scales(model).groups:
+        drawn = random.uniform(-3, 3, group.units.size)
+        log2 = np.round(drawn) if whole else drawn
+        groups.append(GroupScales(anchor=group.anchor, layers=group.layers, log2=tuple(log2.tolist())))
+    refused_clips = {anchor for anchor, _ in plan.refused} & {cap.anchor for cap in analyze_scales(model).caps}
+    assume(not refused_clips)
+    return plan.model_copy(update={"groups": tuple(group for group in groups if group.log2)})
+
+
+def applied(proto: onnx.ModelProto, plan: EqualizePlan) -> Model:
+    """Replay a plan from its JSON."""
+    model = Model.load(proto)
+    rewriter = Rewriter(model)
+    Equalize().apply(rewriter, EqualizePlan.model_validate_json(plan.model_dump_json()), PassContext())
+    rewriter.finish()
+    onnx.checker.check_model(model.proto(), full_check=True)
+    return model
+
+
+def assert_same_bits(before: dict[str, Array], after: dict[str, Array]) -> None:
+    assert list(before) == list(after)
+    for name, values in before.items():
+        other = after[name]
+        assert (values.shape, values.dtype) == (other.shape, other.dtype)
+        if values.dtype.kind == "f":
+            tiny = np.abs(values) < DENORMAL
+            np.testing.assert_array_equal(np.where(tiny, 0, values), np.where(tiny, 0, other), name)
+        else:
+            np.testing.assert_array_equal(values, other, name)
+
+
+def check_bits(source: Made, seed: int) -> int:
+    """Scale by powers of two; return how many channels were scaled."""
+    model = Model.load(source.proto)
+    infer_shapes(model)
+    plan = random_plan(model, seed, whole=True)
+    scaled = applied(source.proto, plan)
+    assert_same_bits(run(source.proto, source.feed), run(scaled, source.feed))
+    return sum(value != 0 for group in plan.groups for value in group.log2)
+
+
+def recipe_source(recipe: Recipe, *, exact_first: bool) -> Made:
+    source = made(recipe)
+    if exact_first:
+        source = Made(optimized(source, all_passes()).proto(), source.feed, recipe)
+    return source
+
+
+def test_powers_of_two_change_no_bit_of_random_graphs() -> None:
+    scaled: Counter[bool] = Counter()
+
+    @settings(BRIEF, max_examples=150)
+    @given(recipes(LINEAR), st.integers(0, 99), st.booleans())
+    def holds(recipe: Recipe, seed: int, exact_first: bool) -> None:
+        scaled[check_bits(recipe_source(recipe, exact_first=exact_first), seed) > 0] += 1
+
+    holds()
+    assert scaled[True] >= 10, "hardly any random graph has channels to scale"
+
+
+@pytest.mark.slow
+@LONG
+@given(recipes(LINEAR), st.integers(0, 99), st.booleans())
+def test_powers_of_two_change_no_bit_of_random_graphs_long(recipe: Recipe, seed: int, exact_first: bool) -> None:
+    check_bits(recipe_source(recipe, exact_first=exact_first), seed)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_powers_of_two_change_no_bit_of_trained_models(name: str) -> None:
+    source = trained(name)
+    assert check_bits(Made(optimized(source, all_passes()).proto(), source.feed, source.recipe), 1) > 20
