@@ -23,7 +23,13 @@ from onnxslim.targets import DEFAULT_TARGET, Target
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _COMPUTING = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Concat", "Sigmoid"})
-MOVING = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize"})
+_FOLLOWING = frozenset({"LeakyRelu", "Softmax"})
+"""Those that are integer between integers, and not worth a conversion."""
+MOVING = frozenset({
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize", "Split",
+    "DepthToSpace", "Expand", "Tile", "ReduceMax",
+})  # fmt: skip
+"""Those that onnxruntime runs on integers as they are."""
 _ACTIVATIONS = frozenset({"Relu", "Clip"})
 _WITHOUT_KERNEL = frozenset({"LSTM", "GRU", "RNN"})
 FLOAT32 = np.dtype(np.float32)
@@ -39,20 +45,19 @@ class Selection:
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that needs a range."""
         for node in self.nodes:
-            yield from (tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant))
-            if not keeps_float_output(node):
-                yield final_output(node)
+            yield from variable_inputs(node)
+            yield from grid_outputs(node)
 
     def without(self, floats: Collection[str], reason: str) -> Selection:
         """Return what is left where nodes with anchors in ``floats`` stay in float, for ``reason``."""
         left = Selection(refused=[*self.refused, *((anchor, reason) for anchor in sorted(floats))])
         integer: set[int] = set()
         for node in self.nodes:
-            moves = node.op in MOVING
-            if (moves and id(node.inputs[0]) not in integer) or (not moves and anchor_of(node) in floats):
+            follows = node.op in MOVING | _FOLLOWING
+            if (follows and id(node.inputs[0]) not in integer) or (node.op not in MOVING and anchor_of(node) in floats):
                 continue
             left.nodes.append(node)
-            integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
+            integer.update(id(t) for t in (*activation_inputs(node), *final_outputs(node)))
         return left
 
     def drop_unknown(self, ranges: dict[str, tuple[float, float]]) -> None:
@@ -72,18 +77,20 @@ def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...], target
         return selection
     integer: set[int] = set()  # tensors that will be on a grid
     for graph, node in graph_nodes(model.graph):
-        if node.op not in WEIGHTED | _COMPUTING | MOVING | _WITHOUT_KERNEL or not is_standard(node):
+        if node.op not in WEIGHTED | _COMPUTING | _FOLLOWING | MOVING | _WITHOUT_KERNEL or not is_standard(node):
             continue
         reason = None if graph is model.graph else "it lies in a subgraph"
         if reason is None and not selects(node, only, exclude):
             reason = "excluded by the options"
         if reason is None and node.op in MOVING:
             reason = _why_not_moving(node, integer)
+        elif reason is None and node.op in _FOLLOWING:
+            reason = _why_not_following(node, integer)
         elif reason is None:
             reason = _why_not(node, target)
         if reason is None:
             selection.nodes.append(node)
-            integer.update(id(t) for t in (*activation_inputs(node), final_output(node)))
+            integer.update(id(t) for t in (*activation_inputs(node), *final_outputs(node)))
         elif reason and node.op not in MOVING:
             selection.refused.append((anchor_of(node), reason))
     return selection
@@ -120,12 +127,25 @@ def _why_not_moving(node: Node, integer: set[int]) -> str | None:
     """Return why a moving node is not on a grid (an empty reason where nobody would ask), None when it is."""
     if id(node.inputs[0]) not in integer or isinstance(node.inputs[0], Constant):
         return ""
-    if len(node.outputs) > 1 and any(t.outputs for t in node.outputs[1:]):
+    if node.op == "Split" and not all(tensor.outputs for tensor in node.outputs):
+        return "one of its outputs is read by nobody"
+    if node.op != "Split" and any(tensor.outputs for tensor in node.outputs[1:]):
         return "it has more than one output"
     if node.op == "Gather" and not isinstance(node.inputs[1], Constant):
         return "its indices are computed"
     if node.op == "Resize" and node.attrs.get("mode", "nearest") != "nearest":
         return "it interpolates"
+    return None
+
+
+def _why_not_following(node: Node, integer: set[int]) -> str | None:
+    """Return why a node stays in float, as for one that moves: a Softmax only makes what a MatMul takes up again."""
+    if id(node.inputs[0]) not in integer:
+        return ""
+    if node.op == "Softmax" and not (
+        node.outputs[0].outputs and all(is_standard(reader, "MatMul") for reader in node.outputs[0].outputs)
+    ):
+        return "no MatMul reads it: floats lose nothing"
     return None
 
 
@@ -136,6 +156,11 @@ def activation_inputs(node: Node) -> list[Tensor]:
     if node.op == "MatMul" and not is_weight(node.inputs[1]):
         return list(node.inputs)
     return [node.inputs[0]]
+
+
+def variable_inputs(node: Node) -> list[Tensor]:
+    """Return the inputs of ``node`` whose grid is that of values that samples show: all but constant operands."""
+    return [tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant)]
 
 
 def is_weight(tensor: Tensor) -> bool:
@@ -153,6 +178,12 @@ def final_output(node: Node) -> Tensor:
     return activation.outputs[0] if all(isinstance(t, Constant) or not t.name for t in bounds) else out
 
 
-def keeps_float_output(node: Node) -> bool:
-    """Whether ``node`` computes a result that nobody reads on: its integer kernel returns float."""
-    return node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
+def final_outputs(node: Node) -> list[Tensor]:
+    """Return the tensors that hold the node's results: :func:`final_output`, or all parts of a Split."""
+    return list(node.outputs) if node.op == "Split" else [final_output(node)]
+
+
+def grid_outputs(node: Node) -> list[Tensor]:
+    """Return the results that get a grid: none where nobody reads on, and the integer kernel returns float."""
+    keeps_float = node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
+    return [] if keeps_float else final_outputs(node)

@@ -27,7 +27,8 @@ import onnx.helper as oh
 from onnx import numpy_helper
 
 from onnxslim.ir import Constant, Model, Node, anchor_of
-from onnxslim.passes._qdq_choice import MOVING, activation_inputs, final_output, keeps_float_output
+from onnxslim.passes._qdq_choice import MOVING, grid_outputs, variable_inputs
+from onnxslim.passes._qdq_sharing import moved_from, source_of
 from onnxslim.passes._quantize import Grid
 from onnxslim.runtime import Feed, Session, SessionConfig, with_outputs
 from onnxslim.runtime.parallel import map_in_order
@@ -64,25 +65,37 @@ class Energies:
     """Of all units together. Shape (outputs,)."""
 
 
-def units_of(nodes: Sequence[Node], changes: Mapping[str, Mapping[int, Array]]) -> list[Unit]:
+def units_of(
+    nodes: Sequence[Node], grids: Mapping[str, Grid], changes: Mapping[str, Mapping[int, Array]]
+) -> list[Unit]:
     """Return the units of ``nodes``, which are to be integer.
 
     Args:
+        nodes: in order.
+        grids: by tensor.
         changes: what becomes of constants, Ŵ − W, by anchor and index of the input.
     """
-    root = {node.outputs[0].name: node.inputs[0].name for node in nodes if node.op in MOVING}
+    tensors = [Unit(name, frozenset(anchors)) for name, anchors in _adjoining(nodes, grids).items()]
+    return [*tensors, *(Unit(_weights(anchor), frozenset({anchor})) for anchor in changes)]
+
+
+def _adjoining(nodes: Sequence[Node], grids: Mapping[str, Grid]) -> dict[str, set[str]]:
+    """Return the anchors of what makes and reads each tensor whose values are rounded, by its name."""
+    sources = moved_from(nodes)
     found: dict[str, set[str]] = {}
     for node in nodes:
-        if node.op in MOVING:
+        if node.op not in MOVING:
+            for tensor in (*variable_inputs(node), *grid_outputs(node)):
+                found.setdefault(source_of(tensor.name, sources), set()).add(anchor_of(node))
+    for node in reversed(nodes):  # what a Concat puts together on the grid of its inputs is not rounded again
+        if node.op != "Concat" or any(isinstance(tensor, Constant) for tensor in node.inputs):
             continue
-        tensors = [tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant)]
-        for tensor in tensors if keeps_float_output(node) else [*tensors, final_output(node)]:
-            name = tensor.name
-            while name in root:
-                name = root[name]
-            found.setdefault(name, set()).add(anchor_of(node))
-    grids = [Unit(name, frozenset(anchors)) for name, anchors in found.items()]
-    return [*grids, *(Unit(_weights(anchor), frozenset({anchor})) for anchor in changes)]
+        (output,) = grid_outputs(node)
+        if all(grids[tensor.name] == grids[output.name] for tensor in node.inputs):
+            anchors = found.pop(output.name)
+            for tensor in node.inputs:
+                found[source_of(tensor.name, sources)].update(anchors)
+    return found
 
 
 def _weights(anchor: str) -> str:
@@ -104,10 +117,11 @@ class NoiseModel:
         changes: Mapping[str, Mapping[int, Array]],
         threads: int,
     ) -> None:
-        self.units = tuple(units_of(nodes, changes))
+        self.units = tuple(units_of(nodes, grids, changes))
         self._grids = {unit.name: grids[unit.name] for unit in self.units if unit.name in grids}
         self._threads = threads
         proto = model.proto()
+        self._defaults = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer if t.name in self._grids}
         config = SessionConfig(1, spins=False)
         self._clean = Session(with_outputs(proto, self._tapped(proto)), config)
         self._names = [value.name for value in proto.graph.output]
@@ -132,7 +146,7 @@ class NoiseModel:
         return [name for name in self._grids if name not in given]
 
     def _one(self, feed: Feed, live: Floats, seed: tuple[int, ...]) -> _Heard:
-        values = {**feed, **self._clean.run(feed)}
+        values = {**self._defaults, **feed, **self._clean.run(feed)}
         noise = {_noise(name): _rounded(values[name], grid) - values[name] for name, grid in self._grids.items()}
         clean = [np.asarray(values[name], np.float64).reshape(-1) for name in self._names]
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RUNS, len(live))) * live

@@ -13,9 +13,8 @@ from onnxslim.passes._qdq_choice import (
     MOVING,
     WEIGHTED,
     activation_inputs,
-    final_output,
+    grid_outputs,
     is_weight,
-    keeps_float_output,
 )
 from onnxslim.passes._quantize import (
     Array,
@@ -35,8 +34,7 @@ class _Work:
 
     node: Node
     inputs: Sequence[Tensor]
-    output: Tensor | None
-    """None where the result stays in float."""
+    outputs: Sequence[Tensor]
 
 
 def shared_grids(nodes: Sequence[Node], ranges: Mapping[str, tuple[float, float]], style: Style) -> dict[str, Grid]:
@@ -44,7 +42,7 @@ def shared_grids(nodes: Sequence[Node], ranges: Mapping[str, tuple[float, float]
     grids = {name: grid_of(*range_, style.kind_of(name)) for name, range_ in ranges.items()}
     for node in nodes:
         if node.op in MOVING:
-            grids[node.outputs[0].name] = grids[node.inputs[0].name]
+            grids.update({tensor.name: grids[node.inputs[0].name] for tensor in grid_outputs(node)})
     return grids
 
 
@@ -78,18 +76,15 @@ class Quantizer:
 
     def _work(self) -> list[_Work]:
         """Note what each node reads and makes before anything is inserted."""
-        return [
-            _Work(node, activation_inputs(node), None if keeps_float_output(node) else final_output(node))
-            for node in self.nodes
-        ]
+        return [_Work(node, activation_inputs(node), grid_outputs(node)) for node in self.nodes]
 
     def _insert_pairs(self, work: Sequence[_Work]) -> None:
         for one in work:
             for tensor in {id(t): t for t in one.inputs}.values():
                 self._quantize_input(one.node, tensor)
         for one in work:
-            if one.output is not None:
-                self._quantize_output(one.output)
+            for tensor in one.outputs:
+                self._quantize_output(tensor)
 
     def _quantize_input(self, node: Node, tensor: Tensor) -> None:
         replacement = self._constant_pair(tensor) if isinstance(tensor, Constant) else self._pair(tensor)

@@ -12,9 +12,11 @@ maximum over the samples, unless told (``analysis.range_choice``); some operator
 What is quantized, numbered as in the code:
 
 1. Conv, Gemm and MatMul with constant weights: weight per output channel, bias as int32;
-2. MatMul of two activations, Add, Mul, GlobalAveragePool, AveragePool, Concat, Sigmoid: activations only;
-3. operators that only move values share their input's grid: MaxPool, Reshape, Flatten, Transpose, Squeeze, Unsqueeze,
-   Slice, Gather with constant indices, Resize to the nearest.
+2. MatMul of two activations, Add, Mul, GlobalAveragePool, AveragePool, Concat, Sigmoid, and between integers LeakyRelu
+   and Softmax: activations only;
+3. operators that only move values share their input's grid: MaxPool, ReduceMax, Reshape, Flatten, Transpose, Squeeze,
+   Unsqueeze, Slice, Split, Expand, Tile, DepthToSpace, Gather with constant indices, Resize to the nearest; and Concat
+   shares its inputs' where that costs little (``_qdq_sharing``).
 
 Left alone, with the reason: weights that are computed or not float32; operators without an integer kernel; subgraphs;
 models that are integer already; tensors with NaN or Inf on the samples. A Gemm or MatMul that computes a graph's output
@@ -37,6 +39,7 @@ from onnxslim.passes._qdq_choice import Selection, select
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
 from onnxslim.passes._qdq_mix import mixed
 from onnxslim.passes._qdq_pairs import Quantizer
+from onnxslim.passes._qdq_sharing import shared_ranges
 from onnxslim.passes._quantize import FittedWeight, GridKind, Integer, Style
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 from onnxslim.runtime.kernels import quantizes
@@ -115,6 +118,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
         samples = context.require_samples(self.name)
         ranges = self._ranges(model, names, samples, context)
         selection.drop_unknown(ranges)
+        ranges = shared_ranges(selection.nodes, ranges, {tensor.name for tensor in model.graph.outputs})
         selection = self._mixed(model, selection, ranges, context)
         return QdqPlan(
             nodes=tuple(anchor_of(node) for node in selection.nodes),

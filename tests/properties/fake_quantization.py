@@ -15,7 +15,10 @@ from properties.builder import Array
 from onnxslim.passes.insert_qdq import QdqPlan
 from onnxslim.runtime import Level, Session, SessionConfig
 
-MOVING = {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize"}
+MOVING = {
+    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Gather", "Resize", "Split",
+    "DepthToSpace", "Expand", "Tile", "ReduceMax",
+}  # fmt: skip
 ALL_INPUTS = {"Add", "Mul", "Concat"}
 Grid = tuple[float, float]
 """Scale and zero point."""
@@ -85,10 +88,13 @@ class Reference:
                 continue
             readers = self.readers.get(out, [])
             if node.op_type in MOVING:
-                self.grids[out] = self.grids[node.input[0]]
-            elif node.op_type in ("Gemm", "MatMul") and not readers:
+                for out in node.output:
+                    self.grids[out] = self.grids[node.input[0]]
+                    finals.add(out)
                 continue
-            elif len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
+            if node.op_type in ("Gemm", "MatMul") and not readers:
+                continue
+            if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip"):
                 out = readers[0].output[0]
             finals.add(out)
         return finals
