@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -161,6 +161,12 @@ def activation_inputs(node: Node) -> list[Tensor]:
 def variable_inputs(node: Node) -> list[Tensor]:
     """Return the inputs of ``node`` whose grid is that of values that samples show: all but constant operands."""
     return [tensor for tensor in activation_inputs(node) if not isinstance(tensor, Constant)]
+
+
+def tensors_of(nodes: Sequence[Node], anchors: Collection[str]) -> frozenset[str]:
+    """Return the names of the tensors that some of ``nodes`` read from a grid or put on one."""
+    chosen = Selection([node for node in nodes if anchor_of(node) in anchors])
+    return frozenset(tensor.name for tensor in chosen.tensors())
 
 
 def is_weight(tensor: Tensor) -> bool:

@@ -36,6 +36,8 @@ from onnxslim.samples import Samples
 
 Array = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
+Changes = Mapping[str, Mapping[int, Array]]
+"""What becomes of constants, Ŵ − W, by anchor and index of the input."""
 
 EPSILON = 1 / 16
 """How much of the noise is added: little enough for effects to add up, far above what float32 rounds."""
@@ -65,15 +67,13 @@ class Energies:
     """Of all units together. Shape (outputs,)."""
 
 
-def units_of(
-    nodes: Sequence[Node], grids: Mapping[str, Grid], changes: Mapping[str, Mapping[int, Array]]
-) -> list[Unit]:
+def units_of(nodes: Sequence[Node], grids: Mapping[str, Grid], changes: Changes) -> list[Unit]:
     """Return the units of ``nodes``, which are to be integer.
 
     Args:
         nodes: in order.
         grids: by tensor.
-        changes: what becomes of constants, Ŵ − W, by anchor and index of the input.
+        changes: of constants.
     """
     tensors = [Unit(name, frozenset(anchors)) for name, anchors in _adjoining(nodes, grids).items()]
     return [*tensors, *(Unit(_weights(anchor), frozenset({anchor})) for anchor in changes)]
@@ -114,7 +114,7 @@ class NoiseModel:
         model: Model,
         nodes: Sequence[Node],
         grids: Mapping[str, Grid],
-        changes: Mapping[str, Mapping[int, Array]],
+        changes: Changes,
         threads: int,
     ) -> None:
         self.units = tuple(units_of(nodes, grids, changes))
@@ -198,7 +198,7 @@ def _noisy(
     proto: onnx.ModelProto,
     units: Sequence[Unit],
     tensors: set[str],
-    changes: Mapping[str, Mapping[int, Array]],
+    changes: Changes,
 ) -> onnx.ModelProto:
     """Return the model in which each unit's noise, times its switch, is added; it returns its outputs alone."""
     made = onnx.ModelProto()

@@ -26,7 +26,7 @@ keeps its output in float. Opsets before 13, which lack scales per channel, are 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxslim.analysis import infer_shapes
@@ -35,9 +35,10 @@ from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError
 from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard, selects
-from onnxslim.passes._qdq_choice import Selection, select
+from onnxslim.passes._qdq_choice import Selection, select, tensors_of
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
-from onnxslim.passes._qdq_mix import mixed
+from onnxslim.passes._qdq_judge import Draft, Goal
+from onnxslim.passes._qdq_mix import Mixed, mixed
 from onnxslim.passes._qdq_pairs import Quantizer
 from onnxslim.passes._qdq_sharing import shared_ranges
 from onnxslim.passes._quantize import FittedWeight, GridKind, Integer, Style
@@ -50,6 +51,10 @@ OPSET = 13
 
 WIDE_OPSET = 21
 """The first in which QuantizeLinear makes 16 bits."""
+
+DEFAULT_SQNR = 20.0
+DEFAULT_DROP = 0.01
+"""What outputs must keep where nobody says: so many dB, or where labels tell, no more than a point of the metric."""
 
 EXPLICIT_RESIZE = 11
 """The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
@@ -68,6 +73,8 @@ class QdqPlan(Plan):
     nodes: tuple[str, ...]
     """Anchors."""
     ranges: dict[str, tuple[float, float]]
+    wide: tuple[str, ...] = ()
+    """Anchors of nodes whose activations get 16 bits."""
     refused: tuple[tuple[str, str], ...] = ()
     """(anchor, reason)."""
 
@@ -92,8 +99,8 @@ class InsertQdq(PlannedPass[QdqPlan]):
     wide: tuple[str, ...] = option((), "activations of layers that match these patterns get 16 bits")
     symmetric: bool = option(False, "activations have zero in the middle of their grid")
     power_of_two: bool = option(False, "scales are powers of two: shifts instead of multiplications")
-    min_sqnr: float = option(
-        20.0, "layers stay in float until every output keeps so many dB on the samples; 0: none do"
+    min_sqnr: float | None = option(
+        None, "dB that outputs must keep: layers stay in float until they do; 0: none do  [default: see --min-sqnr]"
     )
     only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
@@ -119,36 +126,47 @@ class InsertQdq(PlannedPass[QdqPlan]):
         ranges = self._ranges(model, names, samples, context)
         selection.drop_unknown(ranges)
         ranges = shared_ranges(selection.nodes, ranges, {tensor.name for tensor in model.graph.outputs})
-        selection = self._mixed(model, selection, ranges, context)
+        found = self._mixed(model, selection, ranges, context)
+        left = selection.without(found.floats, f"left in float: {found.reason}")
         return QdqPlan(
-            nodes=tuple(anchor_of(node) for node in selection.nodes),
+            nodes=tuple(anchor_of(node) for node in left.nodes),
             ranges={name: ranges[name] for name in sorted(ranges)},
-            refused=tuple(selection.refused),
+            wide=found.wide,
+            refused=tuple(left.refused),
         )
 
     def _opset(self, context: PassContext) -> int:
         """Return the first opset that has what will be inserted."""
-        return WIDE_OPSET if self.wide or self._integer(context).limits[1] > 255 else OPSET
+        wide = self.wide or self._integer(context).limits[1] > 255 or context.target.wide_activations
+        return WIDE_OPSET if wide else OPSET
 
     def _integer(self, context: PassContext) -> Integer:
         return self.activations or Integer(context.target.activations)
 
-    def _style(self, model: Model, context: PassContext) -> Style:
+    def _style(self, model: Model, context: PassContext, wide: Collection[str] = ()) -> Style:
         kind = GridKind(self._integer(context), self.symmetric, self.power_of_two)
-        wide = {
-            t.name for node in model.graph.nodes if self.wide and selects(node, self.wide, ()) for t in node.outputs
-        }
-        return Style(kind, frozenset(wide), self.per_channel, self.weight_bits)
+        nodes = [node for node in model.graph.nodes if self.wide and selects(node, self.wide, ())]
+        named = frozenset(tensor.name for node in nodes for tensor in node.outputs)
+        return Style(kind, named | tensors_of(model.graph.nodes, wide), self.per_channel, self.weight_bits)
 
-    def _mixed(self, model: Model, selection: Selection, ranges: dict[str, Range], context: PassContext) -> Selection:
-        """Return ``selection`` without what stays in float for the outputs' sake."""
-        if self.min_sqnr <= 0 or not selection.nodes:
-            return selection
+    def _mixed(self, model: Model, selection: Selection, ranges: dict[str, Range], context: PassContext) -> Mixed:
+        """Return what has to be given up for the outputs' sake."""
+        goal = self._goal(context)
+        if goal is None or not selection.nodes:
+            return Mixed()
         wanted = Wanted([anchor_of(node) for node in selection.nodes], ranges, self._style(model, context))
-        fitted = self._fitted(model, wanted, context)
-        found = mixed(model, selection, wanted, fitted, self.min_sqnr, context)
-        reason = f"left in float: with all in int8, an output would keep {found.before_db:.1f} dB"
-        return selection.without(found.floats, reason)
+        return mixed(Draft(model, selection, wanted, self._fitted(model, wanted, context)), goal, context)
+
+    def _goal(self, context: PassContext) -> Goal | None:
+        """Return what the outputs must keep: as the option says, or the run's budgets, or the defaults."""
+        goals = context.goals
+        if self.min_sqnr is not None:
+            return Goal(self.min_sqnr) if self.min_sqnr > 0 else None
+        if goals.min_sqnr is None and goals.max_drop is None:
+            return Goal(DEFAULT_SQNR, DEFAULT_DROP, either=True, metric=goals.metric)
+        labelled = goals.max_drop is not None and context.require_samples(self.name).labelled
+        sqnr = goals.min_sqnr if labelled or goals.min_sqnr is not None else DEFAULT_SQNR
+        return Goal(sqnr, goals.max_drop, metric=goals.metric)
 
     def _fitted(self, model: Model, wanted: Wanted, context: PassContext) -> Mapping[str, FittedWeight]:
         if self.rounding is Rounding.NEAREST:
@@ -181,7 +199,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
         chosen = set(plan.nodes)
         nodes = [node for node in rewriter.model.graph.nodes if anchor_of(node) in chosen]
         infer_shapes(rewriter.model)
-        wanted = Wanted(plan.nodes, plan.ranges, self._style(rewriter.model, context))
+        wanted = Wanted(plan.nodes, plan.ranges, self._style(rewriter.model, context, plan.wide))
         Quantizer(rewriter, nodes, plan.ranges, wanted.style, self._fitted(rewriter.model, wanted, context)).run()
 
 

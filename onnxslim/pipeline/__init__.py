@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxslim.pipeline.base import Costs, Effect, Pass, PassContext, Plan, PlannedPass, option
+from onnxslim.pipeline.base import Costs, Effect, Goals, Pass, PassContext, Plan, PlannedPass, option
 from onnxslim.pipeline.manager import (
     Check,
     PassManager,
@@ -19,6 +19,7 @@ __all__ = [
     "Check",
     "Costs",
     "Effect",
+    "Goals",
     "Pass",
     "PassContext",
     "PassManager",

@@ -49,6 +49,17 @@ def silent(what: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
+@dataclass(frozen=True)
+class Goals:
+    """What the user asks to be kept of the outputs, measured against the original; None where nothing was asked."""
+
+    min_sqnr: float | None = None
+    """dB, of every output."""
+    max_drop: float | None = None
+    """Of the metric: 0.01 is a point."""
+    metric: str = "top1"
+
+
 @dataclass
 class PassContext:
     """What a pass may ask for besides the model."""
@@ -60,6 +71,7 @@ class PassContext:
     baseline: Costs = NO_COSTS
     """Costs of the model the user came with: what ``macs`` and ``bytes`` are fractions of."""
     target: Target = DEFAULT_TARGET
+    goals: Goals = Goals()
     seed: int = 0
     threads: int = 1
     progress: Progress = silent

@@ -14,7 +14,9 @@ from onnxslim.ir.saving import Placed
 from onnxslim.measure import Latency, RaceSettings, Validation, ValidationSettings, compare_latency, validate
 from onnxslim.mobile import stamp
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
+from onnxslim.passes.insert_qdq import DEFAULT_DROP, DEFAULT_SQNR
 from onnxslim.pipeline import (
+    Goals,
     Pass,
     PassContext,
     PassManager,
@@ -39,10 +41,6 @@ from onnxslim.workflow.source import ModelLike, Source, open_source
 from onnxslim.workflow.summary import cost_of, environment, summarize, tool, totals
 
 PassesLike = str | Sequence[Pass] | None
-
-DEFAULT_DROP = 0.01
-DEFAULT_SQNR = 20.0
-"""Goals of the default pipeline: one point where there are labels, otherwise decibels on every output."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +157,17 @@ class _Run:
             feed=self.feed,
             baseline=self.baseline,
             target=find_target(settings.target),
+            goals=self._goals(),
             seed=settings.data.seed,
             threads=settings.threads,
             progress=settings.progress,
         )
         return manager.run(model, context, self._replayed())
+
+    def _goals(self) -> Goals:
+        budgets = self.settings.budgets
+        sqnr, drop = (None if limit is None else limit.value for limit in (budgets.min_sqnr, budgets.max_drop))
+        return Goals(sqnr, drop, self.settings.metric)
 
     def _replayed(self) -> list[dict[str, object]] | None:
         plan = self.settings.plan

@@ -1,0 +1,190 @@
+"""Candidates of a quantized model, run on samples and compared to the model in float.
+
+A candidate is the selection without some of its nodes, which are given up: they stay in float, or their activations get
+16 bits. Readings are by the operators' definition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.ir import Model, Rewriter, anchor_of
+from onnxslim.measure.metric import MetricTracker
+from onnxslim.passes._qdq_choice import Selection, tensors_of
+from onnxslim.passes._qdq_fit import Wanted
+from onnxslim.passes._qdq_pairs import Quantizer
+from onnxslim.passes._quantize import FittedWeight
+from onnxslim.pipeline import PassContext
+from onnxslim.runtime import Reading, Session, SessionConfig
+from onnxslim.runtime.parallel import map_in_order
+from onnxslim.samples import Sample, Samples
+
+Floats = npt.NDArray[np.float64]
+
+LOOKED = 128
+"""Samples among which the loudest are sought."""
+JUDGES = 32
+"""Samples on which outputs are compared, at most."""
+LABELLED = 256
+"""Samples on which a metric is compared, at most."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be kept; a part that is None is not asked for."""
+
+    sqnr_db: float | None
+    """Of every output."""
+    drop: float | None = None
+    """Of the metric, on samples that have labels."""
+    either: bool = False
+    """One of both is enough."""
+    metric: str = "top1"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What was decided before candidates are judged."""
+
+    model: Model
+    selection: Selection
+    wanted: Wanted
+    fitted: Mapping[str, FittedWeight]
+
+
+class Judge:
+    """Runs candidates, and remembers.
+
+    Raises:
+        RuntimeRefusal: onnxruntime does not run the model.
+    """
+
+    def __init__(self, draft: Draft, samples: Samples, goal: Goal, context: PassContext) -> None:
+        self._draft, self._goal, self._threads = draft, goal, context.threads
+        looked = samples.take(min(LOOKED, len(samples)))
+        self.loudest = looked.pick(self._by_energy(looked))
+        self._samples = self.loudest.take(min(JUDGES, len(looked)))
+        self._expected = self._outputs(draft.model, self._samples)
+        self._scores = self._reference_scores(samples.take(min(LABELLED, len(samples))))
+        self._sqnrs: dict[frozenset[str], float] = {}
+        self._drops: dict[frozenset[str], float | None] = {}
+        self.wide = False
+        """Whether what is given up gets 16 bits instead of float."""
+
+    def widen(self, wide: bool) -> None:
+        """Let nodes that are given up keep integers, of 16 bits; or not."""
+        self.wide = wide
+        self._sqnrs.clear()
+        self._drops.clear()
+
+    def good(self, given_up: Sequence[str]) -> bool:
+        """Whether the goal is reached."""
+        goal = self._goal
+        enough = goal.sqnr_db is None or self.sqnr(given_up) >= goal.sqnr_db
+        if (enough and goal.either) or (not enough and not goal.either):
+            return enough
+        drop = self.drop(given_up)
+        return enough if drop is None or goal.drop is None else drop <= goal.drop
+
+    def sqnr(self, given_up: Sequence[str]) -> float:
+        """Return what the SQNR of the worst output surely is, in dB."""
+        key = frozenset(given_up)
+        if key not in self._sqnrs:
+            outputs = self._outputs(self._candidate(key), self._samples)
+            columns = zip(zip(*self._expected, strict=True), zip(*outputs, strict=True), strict=True)
+            self._sqnrs[key] = min((sure_sqnr(*column) for column in columns), default=math.inf)
+        return self._sqnrs[key]
+
+    def drop(self, given_up: Sequence[str]) -> float | None:
+        """Return by how much the metric drops; None where nobody asks, or nothing tells."""
+        key = frozenset(given_up)
+        if self._scores is None:
+            return None
+        if key not in self._drops:
+            samples, reference = self._scores
+            found = self._metric(self._candidate(key), samples)
+            self._drops[key] = None if found is None else float(np.mean(reference) - np.mean(found))
+        return self._drops[key]
+
+    # ---- running -----------------------------------------------------------------------------------------
+
+    def _candidate(self, given_up: frozenset[str]) -> Model:
+        draft = self._draft
+        model, style = draft.model.copy(), draft.wanted.style
+        floats: Collection[str] = () if self.wide else given_up
+        if self.wide:
+            style = replace(style, wide=style.wide | tensors_of(draft.selection.nodes, given_up))
+        left = {anchor_of(node) for node in draft.selection.without(floats, "").nodes}
+        rewriter = Rewriter(model)
+        nodes = [node for node in model.graph.nodes if anchor_of(node) in left]
+        Quantizer(rewriter, nodes, draft.wanted.ranges, style, draft.fitted).run()
+        rewriter.finish()
+        return model
+
+    def _run(self, model: Model, samples: Samples) -> list[tuple[Sample, dict[str, object]]]:
+        placed = model.placed()  # its file lives as long
+        session = Session(placed.data, SessionConfig(1, reading=Reading.DEFINITION, spins=False))
+        return list(map_in_order(lambda sample: (sample, session.run(sample.feed)), samples, self._threads))
+
+    def _outputs(self, model: Model, samples: Samples) -> list[list[Floats]]:
+        return [_numbers(outputs) for _, outputs in self._run(model, samples)]
+
+    def _by_energy(self, samples: Samples) -> list[int]:
+        """Return places of samples, those first whose outputs have most energy: it is they that SQNR is about.
+
+        Where a detector finds nothing, its outputs are next to zero, and so is the noise in them.
+        """
+        rows = self._outputs(self._draft.model, samples)
+        energies = np.array([[float(np.vdot(array, array)) for array in row] for row in rows])
+        if not energies.size:
+            return list(range(len(samples)))
+        share = (energies / np.maximum(energies.sum(axis=0), 1e-30)).max(axis=1)
+        return [int(index) for index in np.argsort(-share, kind="stable")]
+
+    def _reference_scores(self, samples: Samples) -> tuple[Samples, list[float]] | None:
+        if self._goal.drop is None or not samples.labelled:
+            return None
+        scores = self._metric(self._draft.model, samples)
+        return None if not scores else (samples, scores)
+
+    def _metric(self, model: Model, samples: Samples) -> list[float] | None:
+        tracker = MetricTracker(self._goal.metric)
+        for sample, outputs in self._run(model, samples):
+            if sample.label is not None:
+                if not tracker.fits(outputs):
+                    return None
+                tracker.add(outputs, sample.label)
+        return tracker.values
+
+
+def _numbers(outputs: Mapping[str, object]) -> list[Floats]:
+    """Return the outputs that are floats."""
+    arrays = [np.asarray(value) for value in outputs.values()]
+    return [array.astype(np.float64) for array in arrays if array.dtype.kind == "f"]
+
+
+def sure_sqnr(expected: Sequence[Floats], found: Sequence[Floats]) -> float:
+    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less one standard error.
+
+    The error of so few samples is that of a jackknife (Efron & Tibshirani 1993, "An Introduction to the Bootstrap",
+    §11): where one image in ten has something to say, a ratio over all of them may be luck.
+    """
+    if any(a.shape != b.shape or not np.isfinite(b).all() for a, b in zip(expected, found, strict=True)):
+        return -math.inf
+    signal = np.array([float(np.vdot(a, a)) for a in expected])
+    error = np.array([float(np.vdot(a - b, a - b)) for a, b in zip(expected, found, strict=True)])
+    value = _decibels(signal.sum(), error.sum())
+    if len(signal) < 2:
+        return value
+    others = np.array([_decibels(signal.sum() - s, error.sum() - e) for s, e in zip(signal, error, strict=True)])
+    spread = math.sqrt((len(others) - 1) * float(np.var(others)))
+    return value - spread
+
+
+def _decibels(signal: float, error: float) -> float:
+    return 10 * math.log10(max(signal, 1e-30) / max(error, 1e-30 + 1e-20 * signal))
