@@ -140,7 +140,7 @@ class Judge:
         Where a detector finds nothing, its outputs are next to zero, and so is the noise in them.
         """
         rows = self._outputs(self._draft.model, samples)
-        energies = np.array([[float(np.vdot(array, array)) for array in row] for row in rows])
+        energies = np.array([[float(np.square(array[np.isfinite(array)]).sum()) for array in row] for row in rows])
         if not energies.size:
             return list(range(len(samples)))
         share = (energies / np.maximum(energies.sum(axis=0), 1e-30)).max(axis=1)
@@ -169,15 +169,20 @@ def _numbers(outputs: Mapping[str, object]) -> list[Floats]:
 
 
 def sure_sqnr(expected: Sequence[Floats], found: Sequence[Floats]) -> float:
-    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less one standard error.
+    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less one standard error; where z is NaN or Inf nothing counts.
 
     The error of so few samples is that of a jackknife (Efron & Tibshirani 1993, "An Introduction to the Bootstrap",
     §11): where one image in ten has something to say, a ratio over all of them may be luck.
     """
-    if any(a.shape != b.shape or not np.isfinite(b).all() for a, b in zip(expected, found, strict=True)):
+    if any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
         return -math.inf
-    signal = np.array([float(np.vdot(a, a)) for a in expected])
-    error = np.array([float(np.vdot(a - b, a - b)) for a, b in zip(expected, found, strict=True)])
+    finite = [np.isfinite(a) for a in expected]
+    clean = [a[mask] for a, mask in zip(expected, finite, strict=True)]
+    noisy = [b[mask] for b, mask in zip(found, finite, strict=True)]
+    if not all(np.isfinite(b).all() for b in noisy):
+        return -math.inf
+    signal = np.array([float(np.vdot(a, a)) for a in clean])
+    error = np.array([float(np.vdot(a - b, a - b)) for a, b in zip(clean, noisy, strict=True)])
     value = _decibels(signal.sum(), error.sum())
     if len(signal) < 2:
         return value

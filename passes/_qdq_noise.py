@@ -148,19 +148,33 @@ class NoiseModel:
     def _one(self, feed: Feed, live: Floats, seed: tuple[int, ...]) -> _Heard:
         values = {**self._defaults, **feed, **self._clean.run(feed)}
         noise = {_noise(name): _rounded(values[name], grid) - values[name] for name, grid in self._grids.items()}
-        clean = [np.asarray(values[name], np.float64).reshape(-1) for name in self._names]
+        clean = [_numbers(values[name]) for name in self._names]
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (RUNS, len(live))) * live
         moved: list[list[Floats]] = [[] for _ in clean]
         for row in signs:
             outputs = self._noisy.run({**feed, **noise, _SWITCH: (EPSILON * row).astype(np.float32)})
             for held, value, before in zip(moved, outputs.values(), clean, strict=True):
-                held.append((np.asarray(value, np.float64).reshape(-1) - before) / EPSILON)
+                held.append(_moved(_numbers(value), before) / EPSILON)
         heard = [_separated(np.stack(held), signs) for held in moved]
         return _Heard(
             np.stack([each for each, _ in heard], axis=1),
             np.array([total for _, total in heard]),
-            np.array([float(np.vdot(value, value)) for value in clean]),
+            np.array([float(np.square(value[np.isfinite(value)]).sum()) for value in clean]),
         )
+
+
+def _numbers(values: object) -> Floats:
+    """Return the numbers of an output in a row; none of one that is not of floats."""
+    array = np.asarray(values)
+    return array.reshape(-1).astype(np.float64) if array.dtype.kind == "f" else np.zeros(0)
+
+
+def _moved(value: Floats, before: Floats) -> Floats:
+    """Return by how much an output has moved: not at all where it was no number, or has another shape now."""
+    if value.shape != before.shape:
+        return np.zeros_like(before)
+    able = np.isfinite(value) & np.isfinite(before)
+    return np.subtract(value, before, out=np.zeros_like(before), where=able)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+NOTHING = 1e-30
+"""A narrower range has no scale that float32 holds with all its digits, and says nothing about other samples."""
+
 BIAS_LIMIT = 2**30
 """Half of what int32 holds, so that the accumulated products still fit beside the bias."""
 
@@ -80,8 +83,10 @@ class Grid:
 
 
 def grid_of(low: float, high: float, kind: GridKind = GridKind()) -> Grid:
-    """Return the grid that covers [low, high] and holds zero exactly; a range of nothing gets scale 1."""
+    """Return the grid that covers [low, high] and holds zero exactly; for a range of nothing, that of [0, 1]."""
     low, high = min(low, 0.0), max(high, 0.0)
+    if high - low < NOTHING:
+        low, high = 0.0, 1.0
     least, greatest = kind.integer.limits
     middle = (least + greatest + 1) // 2
     if kind.symmetric:
@@ -89,8 +94,6 @@ def grid_of(low: float, high: float, kind: GridKind = GridKind()) -> Grid:
     else:
         scale = np.float32((high - low) / (greatest - least))
     store = np.dtype(kind.integer.value).type
-    if not scale > 0:
-        return Grid(np.float32(1), store(middle if kind.symmetric else least))
     if kind.power_of_two:
         scale = np.float32(2.0 ** np.ceil(np.log2(np.float64(scale))))
     zero = middle if kind.symmetric else int(np.clip(np.round(least - low / float(scale)), least, greatest))

@@ -33,9 +33,9 @@ from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.known_ranges import BOUNDED, known_range, narrowed
 from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
-from onnxslim.errors import PassError
+from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard, selects
-from onnxslim.passes._qdq_choice import Selection, select, tensors_of
+from onnxslim.passes._qdq_choice import Selection, final_outputs, select, tensors_of
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
 from onnxslim.passes._qdq_judge import Draft, Goal
 from onnxslim.passes._qdq_mix import Mixed, mixed
@@ -105,6 +105,13 @@ class InsertQdq(PlannedPass[QdqPlan]):
     only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
 
+    def __post_init__(self) -> None:
+        """Refuse options out of range."""
+        if not 2 <= self.weight_bits <= 8:
+            raise SpecError(f"option 'weight-bits' of {self.name} is {self.weight_bits}: give 2 to 8")
+        if self.samples < 1:
+            raise SpecError(f"option 'samples' of {self.name} is {self.samples}: give 1 or more")
+
     def plan(self, model: Model, context: PassContext) -> QdqPlan:
         """Choose nodes, and observe the ranges of their tensors on the samples.
 
@@ -146,7 +153,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
     def _style(self, model: Model, context: PassContext, wide: Collection[str] = ()) -> Style:
         kind = GridKind(self._integer(context), self.symmetric, self.power_of_two)
         nodes = [node for node in model.graph.nodes if self.wide and selects(node, self.wide, ())]
-        named = frozenset(tensor.name for node in nodes for tensor in node.outputs)
+        named = frozenset(tensor.name for node in nodes for tensor in (*node.outputs, *final_outputs(node)))
         return Style(kind, named | tensors_of(model.graph.nodes, wide), self.per_channel, self.weight_bits)
 
     def _mixed(self, model: Model, selection: Selection, ranges: dict[str, Range], context: PassContext) -> Mixed:

@@ -27,8 +27,10 @@ Grid = tuple[float, float]
 def grid_of(low: float, high: float) -> Grid:
     """Return the uint8 grid of a range (Jacob et al. 2018, §3): zero is on it, and it spans 255 steps."""
     low, high = min(low, 0.0), max(high, 0.0)
+    if high - low < 1e-30:  # nothing was seen: [0, 1]
+        return float(np.float32(1 / 255)), 0.0
     scale = float(np.float32((high - low) / 255))
-    return (scale, float(np.clip(np.rint(-low / scale), 0, 255))) if scale > 0 else (1.0, 0.0)
+    return scale, float(np.clip(np.rint(-low / scale), 0, 255))
 
 
 def on_grid(values: Array, grid: Grid) -> Array:
