@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.known_ranges import BOUNDED, known_range, narrowed
@@ -35,7 +35,9 @@ from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError, SpecError
 from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard, selects
+from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes._qdq_choice import Selection, final_outputs, select, tensors_of
+from onnxslim.passes._qdq_clock import without_slower
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
 from onnxslim.passes._qdq_judge import Draft, Goal
 from onnxslim.passes._qdq_mix import Mixed, mixed
@@ -102,6 +104,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
     min_sqnr: float | None = option(
         None, "dB that outputs must keep: layers stay in float until they do; 0: none do  [default: see --min-sqnr]"
     )
+    clock: Clock = option(Clock.OFF, "on: what integers make slower on this machine stays in float")
     only: tuple[str, ...] = option((), "quantize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns in float")
 
@@ -133,8 +136,13 @@ class InsertQdq(PlannedPass[QdqPlan]):
         ranges = self._ranges(model, names, samples, context)
         selection.drop_unknown(ranges)
         ranges = shared_ranges(selection.nodes, ranges, {tensor.name for tensor in model.graph.outputs})
-        found = self._mixed(model, selection, ranges, context)
+        draft = self._draft(model, selection, ranges, context)
+        goal = self._goal(context)
+        found = Mixed() if goal is None or not selection.nodes else mixed(draft, goal, context)
         left = selection.without(found.floats, f"left in float: {found.reason}")
+        if self.clock is Clock.ON and left.nodes and context.feed is not None:
+            wanted = replace(draft.wanted, style=self._style(model, context, found.wide))
+            left = without_slower(replace(draft, selection=left, wanted=wanted), context.feed)
         return QdqPlan(
             nodes=tuple(anchor_of(node) for node in left.nodes),
             ranges={name: ranges[name] for name in sorted(ranges)},
@@ -156,13 +164,9 @@ class InsertQdq(PlannedPass[QdqPlan]):
         named = frozenset(tensor.name for node in nodes for tensor in (*node.outputs, *final_outputs(node)))
         return Style(kind, named | tensors_of(model.graph.nodes, wide), self.per_channel, self.weight_bits)
 
-    def _mixed(self, model: Model, selection: Selection, ranges: dict[str, Range], context: PassContext) -> Mixed:
-        """Return what has to be given up for the outputs' sake."""
-        goal = self._goal(context)
-        if goal is None or not selection.nodes:
-            return Mixed()
+    def _draft(self, model: Model, selection: Selection, ranges: dict[str, Range], context: PassContext) -> Draft:
         wanted = Wanted([anchor_of(node) for node in selection.nodes], ranges, self._style(model, context))
-        return mixed(Draft(model, selection, wanted, self._fitted(model, wanted, context)), goal, context)
+        return Draft(model, selection, wanted, self._fitted(model, wanted, context))
 
     def _goal(self, context: PassContext) -> Goal | None:
         """Return what the outputs must keep: as the option says, or the run's budgets, or the defaults."""
@@ -178,7 +182,12 @@ class InsertQdq(PlannedPass[QdqPlan]):
     def _fitted(self, model: Model, wanted: Wanted, context: PassContext) -> Mapping[str, FittedWeight]:
         if self.rounding is Rounding.NEAREST:
             return {}
-        return fitted_weights(model, wanted, context.require_samples(self.name).take(self.samples), context)
+        key = (tuple(wanted.nodes), tuple(sorted(wanted.ranges.items())), wanted.style)
+        if key not in context.scratch:
+            samples = context.require_samples(self.name)
+            context.scratch[key] = fitted_weights(model, wanted, samples.take(self.samples), context)
+        found: Mapping[str, FittedWeight] = context.scratch[key]
+        return found
 
     def _ranges(self, model: Model, names: Sequence[str], samples: Samples, context: PassContext) -> dict[str, Range]:
         """Return what each tensor's integers cover; tensors that were NaN, Inf or always empty are absent."""

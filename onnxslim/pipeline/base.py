@@ -79,6 +79,9 @@ class PassContext:
     """Decisions to replay instead of planning: the planned pass at work finds its own here."""
     recorded: Plan | None = None
     """The plan that the last planned pass carried out."""
+    scratch: dict[object, Any] = field(default_factory=dict)
+    """What planning has computed and applying would compute again, by all that it depends on besides model and samples;
+    empty when a pass begins and when it ends."""
 
     def require_samples(self, name: str) -> Samples:
         """Return the samples.
@@ -143,9 +146,11 @@ class PlannedPass(Pass, Generic[P]):
 
     def run(self, rewriter: Rewriter, context: PassContext) -> None:
         """Plan (or take the plan to replay), remember it in ``context.recorded``, and apply it."""
+        context.scratch.clear()
         if context.replay is not None:
             plan: Any = self._read(context.replay)
         else:
             plan = self.plan(rewriter.model, context)
         self.apply(rewriter, plan, context)
+        context.scratch.clear()
         context.recorded = plan

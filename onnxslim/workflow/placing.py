@@ -10,6 +10,7 @@ from onnxslim.analysis import ModelCost
 from onnxslim.ir import Model
 from onnxslim.measure import Latency
 from onnxslim.measure.latency import LayerLatency
+from onnxslim.measure.slower import slower_layers
 from onnxslim.measure.validation import is_integer_model
 from onnxslim.pipeline import PassResult
 from onnxslim.report.placement import Inserted, LayerPlacement, Placement, Share, SlowerLayers, WastedOperator
@@ -18,7 +19,6 @@ from onnxslim.runtime import placement as runtime
 from onnxslim.runtime.placed_graph import Place
 from onnxslim.runtime.placement_reasons import Why
 from onnxslim.runtime.profile import NodeTime
-from onnxslim.workflow.slower import slower_layers
 from onnxslim.workflow.source import ModelLike, open_source
 from onnxslim.workflow.summary import cost_of
 
@@ -122,7 +122,8 @@ def _slower(race: Raced, found: runtime.Placement) -> tuple[SlowerLayers, ...]:
     if is_integer_model(load_proto(race.reference)):
         return ()
     before = runtime.read_placement(race.reference, _times(race.layers, "reference_us"))
-    return slower_layers(before.layers, found.layers, found.total_us or 0.0)
+    found_slower = slower_layers(before.layers, found.layers, found.total_us or 0.0)
+    return tuple(SlowerLayers.model_validate(vars(one)) for one in found_slower)
 
 
 def _layer(layer: runtime.LayerPlacement, macs: int | None, refused: Mapping[str, str]) -> LayerPlacement:

@@ -9,12 +9,12 @@ import pytest
 import onnxslim
 from onnxslim import Samples
 from onnxslim.cli.main import main
+from onnxslim.measure.slower import slower_layers
 from onnxslim.report import Report, summary_lines
 from onnxslim.runtime.placed_graph import Place
 from onnxslim.runtime.placement import LayerPlacement
 from onnxslim.workflow.optimizing import OptimizeResult
 from onnxslim.workflow.placing import bench_placements, inspect_placement
-from onnxslim.workflow.slower import slower_layers
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from onnxslim.report.placement import SlowerLayers
 from onnxslim.runtime.placed_graph import Place
 from onnxslim.runtime.placement import LayerPlacement
 
@@ -17,6 +17,17 @@ LEAST_RATIO = 1.25
 """Slower than this, to stand out from the noise of a profile."""
 LEAST_SHARE = 0.005
 """Of the whole model's time."""
+
+
+@dataclass(frozen=True)
+class SlowerLayers:
+    """Layers whose integer kernels took longer than the model in float did for the same."""
+
+    anchors: tuple[str, ...]
+    kernels: tuple[str, ...]
+    """The operators that run them, as onnxruntime names them."""
+    reference_us: float
+    time_us: float
 
 
 def slower_layers(
