@@ -7,8 +7,9 @@ A candidate is the selection without some of its nodes, which are given up: they
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,14 @@ from onnxslim.runtime import Reading, Session, SessionConfig
 from onnxslim.runtime.parallel import map_in_order
 from onnxslim.samples import Sample, Samples
 
-Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
-LOOKED = 128
+LOOKED = 64
 """Samples among which the loudest are sought."""
 JUDGES = 32
 """Samples on which outputs are compared, at most."""
+KEPT_BYTES = 256 * 2**20
+"""What the outputs of these may take; fewer samples judge where outputs are larger."""
 LABELLED = 256
 """Samples on which a metric is compared, at most."""
 
@@ -69,7 +72,8 @@ class Judge:
         looked = samples.take(min(LOOKED, len(samples)))
         self.loudest = looked.pick(self._by_energy(looked))
         self._samples = self.loudest.take(min(JUDGES, len(looked)))
-        self._expected = self._outputs(draft.model, self._samples)
+        self._expected = list(self._fitting(self._outputs(draft.model, self._samples)))
+        self._samples = self._samples.take(len(self._expected))
         self._scores = self._reference_scores(samples.take(min(LABELLED, len(samples))))
         self._sqnrs: dict[frozenset[str], float] = {}
         self._drops: dict[frozenset[str], float | None] = {}
@@ -96,8 +100,11 @@ class Judge:
         key = frozenset(given_up)
         if key not in self._sqnrs:
             outputs = self._outputs(self._candidate(key), self._samples)
-            columns = zip(zip(*self._expected, strict=True), zip(*outputs, strict=True), strict=True)
-            self._sqnrs[key] = min((sure_sqnr(*column) for column in columns), default=math.inf)
+            rows = [
+                [energies(*pair) for pair in zip(expected, found, strict=True)]
+                for expected, found in zip(self._expected, outputs, strict=True)
+            ]
+            self._sqnrs[key] = min((sure_sqnr(column) for column in zip(*rows, strict=True)), default=math.inf)
         return self._sqnrs[key]
 
     def drop(self, given_up: Sequence[str]) -> float | None:
@@ -126,13 +133,26 @@ class Judge:
         rewriter.finish()
         return model
 
-    def _run(self, model: Model, samples: Samples) -> list[tuple[Sample, dict[str, object]]]:
+    def _run(self, model: Model, samples: Samples) -> Iterator[tuple[Sample, dict[str, object]]]:
         placed = model.placed()  # its file lives as long
         session = Session(placed.data, SessionConfig(1, reading=Reading.DEFINITION, spins=False))
-        return list(map_in_order(lambda sample: (sample, session.run(sample.feed)), samples, self._threads))
+        yield from map_in_order(lambda sample: (sample, session.run(sample.feed)), samples, self._threads)
 
-    def _outputs(self, model: Model, samples: Samples) -> list[list[Floats]]:
-        return [_numbers(outputs) for _, outputs in self._run(model, samples)]
+    def _outputs(self, model: Model, samples: Samples) -> Iterator[list[Array]]:
+        """Yield the outputs that are floats, for each sample."""
+        for _, outputs in self._run(model, samples):
+            arrays = [np.asarray(value) for value in outputs.values()]
+            yield [array for array in arrays if array.dtype.kind == "f"]
+
+    @staticmethod
+    def _fitting(rows: Iterator[list[Array]]) -> Iterator[list[Array]]:
+        """Yield as many rows as there is memory for, one at least."""
+        left = KEPT_BYTES
+        for row in rows:
+            yield row
+            left -= sum(array.nbytes for array in row)
+            if left <= 0:
+                return
 
     def _by_energy(self, samples: Samples) -> list[int]:
         """Return places of samples, those first whose outputs have most energy: it is they that SQNR is about.
@@ -140,10 +160,10 @@ class Judge:
         Where a detector finds nothing, its outputs are next to zero, and so is the noise in them.
         """
         rows = self._outputs(self._draft.model, samples)
-        energies = np.array([[float(np.square(array[np.isfinite(array)]).sum()) for array in row] for row in rows])
-        if not energies.size:
+        found = np.array([[energies(array, array).signal for array in row] for row in rows])
+        if not found.size:
             return list(range(len(samples)))
-        share = (energies / np.maximum(energies.sum(axis=0), 1e-30)).max(axis=1)
+        share = (found / np.maximum(found.sum(axis=0), 1e-30)).max(axis=1)
         return [int(index) for index in np.argsort(-share, kind="stable")]
 
     def _reference_scores(self, samples: Samples) -> tuple[Samples, list[float]] | None:
@@ -162,27 +182,32 @@ class Judge:
         return tracker.values
 
 
-def _numbers(outputs: Mapping[str, object]) -> list[Floats]:
-    """Return the outputs that are floats."""
-    arrays = [np.asarray(value) for value in outputs.values()]
-    return [array.astype(np.float64) for array in arrays if array.dtype.kind == "f"]
+class Energies(NamedTuple):
+    """Of an output on one sample: what it is, and by how much it is off."""
+
+    signal: float
+    error: float
 
 
-def sure_sqnr(expected: Sequence[Floats], found: Sequence[Floats]) -> float:
-    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less one standard error; where z is NaN or Inf nothing counts.
+def energies(expected: Array, found: Array) -> Energies:
+    """Return ‖z‖² and ‖z − z'‖²; where z is NaN or Inf nothing counts, elsewhere z' has to be finite."""
+    if expected.shape != found.shape:
+        return Energies(0.0, math.inf)
+    able = np.isfinite(expected)
+    clean, noisy = expected[able].astype(np.float64), found[able].astype(np.float64)
+    off = clean - noisy
+    return Energies(float(np.vdot(clean, clean)), float(np.vdot(off, off)) if np.isfinite(noisy).all() else math.inf)
+
+
+def sure_sqnr(samples: Sequence[Energies]) -> float:
+    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less one standard error.
 
     The error of so few samples is that of a jackknife (Efron & Tibshirani 1993, "An Introduction to the Bootstrap",
     §11): where one image in ten has something to say, a ratio over all of them may be luck.
     """
-    if any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
+    signal, error = (np.array(column) for column in zip(*samples, strict=True))
+    if not np.isfinite(error).all():
         return -math.inf
-    finite = [np.isfinite(a) for a in expected]
-    clean = [a[mask] for a, mask in zip(expected, finite, strict=True)]
-    noisy = [b[mask] for b, mask in zip(found, finite, strict=True)]
-    if not all(np.isfinite(b).all() for b in noisy):
-        return -math.inf
-    signal = np.array([float(np.vdot(a, a)) for a in clean])
-    error = np.array([float(np.vdot(a - b, a - b)) for a, b in zip(clean, noisy, strict=True)])
     value = _decibels(signal.sum(), error.sum())
     if len(signal) < 2:
         return value

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Rewriter, array_of
 from onnxslim.passes import InsertQdq
-from onnxslim.passes._qdq_judge import sure_sqnr
+from onnxslim.passes._qdq_judge import energies, sure_sqnr
 from onnxslim.passes._quantize import GridKind, Integer, Style, grid_of, quantize_weight
 from onnxslim.passes.insert_qdq import Rounding
 from onnxslim.pipeline import PassContext
@@ -49,7 +49,7 @@ def kept_db(model: Model, made: Model) -> float:
         samples = context_of(model).samples
         assert samples is not None
         sides.append([np.asarray(next(iter(session.run(s.feed).values())), np.float64) for s in samples])
-    return sure_sqnr(*sides)
+    return sure_sqnr([energies(*pair) for pair in zip(*sides, strict=True)])
 
 
 def activation_grids(model: Model) -> list[tuple[Array, Array]]:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from onnxslim.ir import Model, Rewriter, anchor_of, array_of
 from onnxslim.passes import InsertQdq
-from onnxslim.passes._qdq_judge import sure_sqnr
+from onnxslim.passes._qdq_judge import energies, sure_sqnr
 from onnxslim.passes._qdq_noise import NoiseModel
 from onnxslim.passes._qdq_pairs import Quantizer
 from onnxslim.passes._quantize import Grid, GridKind, Style
@@ -72,7 +72,7 @@ def kept_db(model: Model, made: Model, context: PassContext) -> float:
         sides.append(
             [session.run(sample.feed)[f"t{LAYERS - 1}"].astype(np.float64) for sample in context.samples or ()]
         )
-    return sure_sqnr(*sides)
+    return sure_sqnr([energies(*pair) for pair in zip(*sides, strict=True)])
 
 
 NEAREST = InsertQdq(rounding=Rounding.NEAREST)
