@@ -8,7 +8,8 @@
     │   ├── SampleError            the samples, their labels or their preprocessing
     │   ├── SpecError              a pipeline text, a pass name or option, a plan
     │   ├── PolicyError            a gate policy or a budget
-    │   └── OutputError            a place that cannot be written
+    │   ├── OutputError            a place that cannot be written
+    │   └── DeviceError            a device to measure on is not there, not set up, or gave up
     └── PassError                  a pass cannot do its work on this model; the manager rolls it back and goes on
 
 A message is one line, starts with what was found, names the place, and ends with what to do.
@@ -47,6 +48,10 @@ class PolicyError(UserError):
 
 class OutputError(UserError):
     """An output cannot be written where it was asked for."""
+
+
+class DeviceError(UserError):
+    """A device cannot be measured on: it is not there, not set up, or gave up."""
 
 
 class PassError(OnnxslimError):
