@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ import numpy.typing as npt
 
 from onnxslim.errors import ModelError
 from onnxslim.ir.loading import total_bytes
+from onnxslim.measure.layer_times import LayerLatency, Profiled, layer_table
 from onnxslim.measure.race import WARMUP
-from onnxslim.runtime import PATIENT, Feed, ModelData
-from onnxslim.runtime.profile import NodeTime, profile
+from onnxslim.runtime import PATIENT, Feed, ModelData, load_proto
+from onnxslim.runtime.profile import profile
 
 Progress = Callable[[str, int, int], None]
 Times = npt.NDArray[np.float64]
@@ -32,6 +34,18 @@ Times = npt.NDArray[np.float64]
 LEAST_ROUNDS, MOST_ROUNDS = 15, 200
 NOISE = 0.03
 """An A/A difference up to this is a quiet machine."""
+CLAIM = 1.02
+"""A model is called faster only where more than this is sure."""
+SURE = 0.99
+"""How sure."""
+
+
+class Claim(StrEnum):
+    """What a race proves."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True)
@@ -58,18 +72,6 @@ class LatencySide:
 
 
 @dataclass(frozen=True)
-class LayerLatency:
-    """One node's time on both sides; ``origin`` is None for what the runtime inserted."""
-
-    node: str
-    op: str
-    origin: str | None
-    reference_us: float | None
-    candidate_us: float | None
-    share: float | None
-
-
-@dataclass(frozen=True)
 class Latency:
     """A race between a reference and a candidate; ``speedup`` is reference / candidate."""
 
@@ -79,6 +81,7 @@ class Latency:
     speedup: float | None = None
     interval: tuple[float, float] | None = None
     stable: bool | None = None
+    claim: Claim | None = None
     layers: tuple[LayerLatency, ...] = ()
 
 
@@ -191,12 +194,22 @@ def _results(times: Sequence[Times], alone: Sequence[dict[str, Any]], settings: 
     sides = [_side(values, extra) for values, extra in zip(times, alone, strict=False)]
     if len(sides) == 1:
         return (Latency(protocol, sides[0]),)
-    _, twin = ratio_with_interval(times[0], times[-1], settings.seed)
+    even, twin = ratio_with_interval(times[0], times[-1], settings.seed)
     results = []
     for side, values in zip(sides[1:], times[1:-1], strict=True):
         speedup, interval = ratio_with_interval(times[0], values, settings.seed)
-        results.append(Latency(protocol, sides[0], side, speedup, interval, is_stable(speedup, twin)))
+        claim = claimed(times[0], values, even, settings.seed)
+        results.append(Latency(protocol, sides[0], side, speedup, interval, is_stable(speedup, twin), claim))
     return tuple(results)
+
+
+def claimed(reference: Times, candidate: Times, even: float, seed: int) -> Claim:
+    """Return what is sure at 99 %, the interval widened by how far the reference was from itself (``even``)."""
+    _, (low, high) = ratio_with_interval(reference, candidate, seed, SURE)
+    off = max(even, 1 / even)
+    if low / off > CLAIM:
+        return Claim.FASTER
+    return Claim.SLOWER if high * off < 1 / CLAIM else Claim.NOTHING
 
 
 def _side(times: Times, alone: dict[str, Any]) -> LatencySide:
@@ -204,11 +217,13 @@ def _side(times: Times, alone: dict[str, Any]) -> LatencySide:
     return LatencySide(p50, p90, p99, float(times.mean()), alone.get("load_ms"), alone.get("peak_rss_bytes"))
 
 
-def ratio_with_interval(reference: Times, candidate: Times, seed: int) -> tuple[float, tuple[float, float]]:
-    """Return the median of per-round ratios and its 95 % bootstrap interval (2,000 draws of rounds)."""
+def ratio_with_interval(
+    reference: Times, candidate: Times, seed: int, sure: float = 0.95
+) -> tuple[float, tuple[float, float]]:
+    """Return the median of per-round ratios and its bootstrap interval (2,000 draws of rounds)."""
     ratios = reference / np.maximum(candidate, 1e-9)
     draws = np.random.default_rng(seed).integers(0, len(ratios), (2000, len(ratios)))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), (0.025, 0.975))
+    low, high = np.quantile(np.median(ratios[draws], axis=1), ((1 - sure) / 2, (1 + sure) / 2))
     return float(np.median(ratios)), (float(low), float(high))
 
 
@@ -222,34 +237,14 @@ def is_stable(speedup: float, twin: tuple[float, float]) -> bool:
 
 
 def _with_layers(results: Sequence[Latency], models: Sequence[ModelData], feed: Feed) -> list[Latency]:
-    """Add the per-layer table to each result, from a profiled run that is separate from the timed ones."""
-    profiles = [profile(model, feed) for model in models]
-    if len(models) == 1:
-        return [replace(results[0], layers=layer_table(profiles[0], profiles[0]))]
-    return [
-        replace(result, layers=layer_table(profiles[0], candidate))
-        for result, candidate in zip(results, profiles[1:], strict=True)
+    """Add the per-layer table to each result, from profiled runs that are separate from the timed ones."""
+    sides = [results[0].reference, *(result.candidate for result in results if result.candidate is not None)]
+    profiled = [
+        Profiled(load_proto(model).graph, profile(model, feed), 1e3 * side.p50_ms)
+        for model, side in zip(models, sides, strict=True)
     ]
-
-
-def layer_table(reference: Sequence[NodeTime], candidate: Sequence[NodeTime]) -> tuple[LayerLatency, ...]:
-    """Align two profiles by anchor, in the candidate's order; layers it no longer has come last."""
-    before = {time.anchor: time for time in reference if time.anchor is not None}
-    total = sum(time.microseconds for time in candidate) or 1.0
-    rows, seen = [], set()
-    for time in candidate:
-        old = before.get(time.anchor) if time.anchor is not None else None
-        seen.add(time.anchor)
-        rows.append(
-            LayerLatency(
-                node=time.anchor or time.name,
-                op=time.op,
-                origin=time.anchor,
-                reference_us=None if old is None else old.microseconds,
-                candidate_us=time.microseconds,
-                share=time.microseconds / total,
-            )
-        )
-    gone = [time for time in reference if time.anchor is None or time.anchor not in seen]
-    rows += [LayerLatency(t.anchor or t.name, t.op, t.anchor, t.microseconds, None, None) for t in gone]
-    return tuple(rows)
+    candidates: Sequence[Profiled | None] = profiled[1:] or [None]
+    return [
+        replace(result, layers=layer_table(profiled[0], candidate))
+        for result, candidate in zip(results, candidates, strict=True)
+    ]

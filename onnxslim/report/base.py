@@ -60,6 +60,14 @@ class Source(StrEnum):
     SYNTHETIC = "synthetic"
 
 
+class Claim(StrEnum):
+    """What a race between two models proves."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NOTHING = "nothing"
+
+
 class BudgetVerdict(StrEnum):
     """Whether a stated budget was met; what could not be measured is unknown, never met."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxslim.report.base import Count, Decibel, Fraction, Interval, NonNegative, Part, Source
+from onnxslim.report.base import Claim, Count, Decibel, Fraction, Interval, NonNegative, Part, Source
 
 
 class OutputNumerics(Part):
@@ -96,7 +96,7 @@ class LayerLatency(Part):
     node: str
     op: str
     origin: str | None = None
-    """The layer it comes from; absent for what the runtime inserted."""
+    """The layer of the reference that it works for; absent for what the runtime inserted."""
     reference_us: NonNegative | None = None
     candidate_us: NonNegative | None = None
     share: Fraction | None = None
@@ -136,5 +136,7 @@ class Latency(Part):
     """95 % interval of `speedup`."""
     stable: bool | None = None
     """False when the same model measured against itself did not come out even."""
+    claim: Claim | None = None
+    """What is sure at 99 %, beyond 2 % and beyond what the reference differed from itself."""
     layers: tuple[LayerLatency, ...] = ()
     devices: tuple[DeviceReading, ...] = ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from onnxslim.report import units
+from onnxslim.report.base import Claim
 from onnxslim.report.evidence import Latency, Metric, OutputNumerics, Validation
 from onnxslim.report.network import ModelSummary, OutputSummary
 from onnxslim.report.schema import Report, Source
@@ -137,7 +138,8 @@ def speed_words(latency: Latency) -> str | None:
     """Return "1.9x faster", "1.3x slower" or "no measurable change in speed"; None without a comparison."""
     if latency.speedup is None or latency.speedup <= 0:
         return None
-    if latency.interval is not None and latency.interval[0] <= 1 <= latency.interval[1]:
+    even = latency.interval is not None and latency.interval[0] <= 1 <= latency.interval[1]
+    if even or latency.claim is Claim.NOTHING:
         return "no measurable change in speed"
     about = "" if latency.stable is not False else "about "
     if latency.speedup >= 1:
@@ -159,6 +161,8 @@ def speed_tone(latency: Latency) -> Tone:
     """Return good or bad for a proven change of speed; an unstable measurement proves nothing."""
     if latency.stable is False:
         return Tone.WARN
+    if latency.claim is not None:
+        return {Claim.FASTER: Tone.GOOD, Claim.SLOWER: Tone.BAD, Claim.NOTHING: Tone.PLAIN}[latency.claim]
     low, high = latency.interval or (latency.speedup or 1.0,) * 2
     return Tone.GOOD if low > 1 else Tone.BAD if high < 1 else Tone.PLAIN
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from onnxslim.measure.layer_times import LayerSum, by_origin
 from onnxslim.report import units
 from onnxslim.report.charts import (
     BarChart,
@@ -24,7 +25,7 @@ from onnxslim.report.charts import (
     operator_shares,
     pass_steps,
 )
-from onnxslim.report.evidence import LatencySide, LayerLatency, LayerSqnr
+from onnxslim.report.evidence import LatencySide, LayerSqnr
 from onnxslim.report.facts import interval_words, metric_label, qualities, sizes, speeds
 from onnxslim.report.network import PassRecord
 from onnxslim.report.placement_story import float_groups, integer_facts, slower_groups, time_parts, waste_groups
@@ -234,6 +235,7 @@ def _worst_first(report: Report) -> list[LayerSqnr]:
     return sorted(layers, key=lambda layer: -1e9 if layer.sqnr_db is None else layer.sqnr_db)
 
 
-def _slowest_first(report: Report) -> list[LayerLatency]:
-    layers = report.latency.layers if report.latency else ()
+def _slowest_first(report: Report) -> list[LayerSum]:
+    """Return the layers of the reference, with what was made of them, and what the runtime inserted."""
+    layers = by_origin(report.latency.layers) if report.latency else []
     return sorted(layers, key=lambda layer: -max(layer.candidate_us or 0.0, layer.reference_us or 0.0))

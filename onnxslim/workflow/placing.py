@@ -9,7 +9,7 @@ from typing import Literal
 from onnxslim.analysis import ModelCost
 from onnxslim.ir import Model
 from onnxslim.measure import Latency
-from onnxslim.measure.latency import LayerLatency
+from onnxslim.measure.layer_times import LayerLatency
 from onnxslim.measure.slower import slower_layers
 from onnxslim.measure.validation import is_integer_model
 from onnxslim.pipeline import PassResult
@@ -114,7 +114,11 @@ def bench_placements(
 def _times(layers: Sequence[LayerLatency], side: Literal["reference_us", "candidate_us"]) -> list[NodeTime]:
     """Return the profile of one side of a race."""
     known = ((layer, getattr(layer, side)) for layer in layers)
-    return [NodeTime(layer.node, layer.origin, layer.op, time) for layer, time in known if time is not None]
+    return [
+        NodeTime(layer.node, None if layer.origin is None else layer.node, layer.op, time)
+        for layer, time in known
+        if time is not None
+    ]
 
 
 def _slower(race: Raced, found: runtime.Placement) -> tuple[SlowerLayers, ...]:

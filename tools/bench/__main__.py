@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import claims
 import exact
 import growth
 import low_rank
@@ -61,7 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     seven.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
     seven.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
     seven.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
+    eight = commands.add_parser(
+        "claims", help="whether a race claims what is so: a model beside itself, and a slower one"
+    )
+    eight.add_argument("--races", type=int, default=50, help="of each kind (default 50)")
+    eight.add_argument("--seconds", type=float, default=3.0, help="of each race (default 3)")
     args = parser.parse_args(argv)
+    if args.command == "claims":
+        return claims.run(args.races, args.seconds)
     if args.command == "quantize":
         pythons = {} if args.no_peers else quantize_peers.pythons(args.peers)
         return quantize.run(args.folder, args.only, pythons, quantize.Wish(args.all, args.time, args.memory))
