@@ -62,9 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seven.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
     seven.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
     seven.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
-    eight = commands.add_parser(
-        "claims", help="whether a race claims what is so: a model beside itself, and a slower one"
-    )
+    eight = commands.add_parser("claims", help="whether a race claims what is so: of itself, of a slower model")
     eight.add_argument("--races", type=int, default=50, help="of each kind (default 50)")
     eight.add_argument("--seconds", type=float, default=3.0, help="of each race (default 3)")
     args = parser.parse_args(argv)
