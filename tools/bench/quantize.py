@@ -106,7 +106,7 @@ class _Bench:
         self._print(["float", cell(base.judged.top1, 7, ".2f")])
         results: list[Result] = []
         for arm in (*PEERS, *OURS):
-            if arm.more and not self.wish.more_arms:
+            if (arm.more and not self.wish.more_arms) or not arm.fits(self.case.model):
                 continue
             try:
                 result = self._result(arm, base)

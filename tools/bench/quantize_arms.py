@@ -6,6 +6,7 @@ A new arm of ours is one line of ``OURS``.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -52,6 +53,7 @@ class Arm:
         spec: a pipeline of ours, words for onnxruntime (method, type of activations, grain), or NNCF's preset.
         grain: a peer is a rival of what is no finer than itself, or when it is per channel too.
         more: only with ``--all``.
+        points: of top-1 that may be lost, by model, instead of the case's own limit; the arm is not for other models.
     """
 
     name: str
@@ -60,6 +62,11 @@ class Arm:
     grain: Grain = Grain.CHANNEL
     bars: frozenset[Bar] = frozenset()
     more: bool = False
+    points: Mapping[str, float] | None = None
+
+    def fits(self, model: str) -> bool:
+        """Whether the arm is for a model."""
+        return self.points is None or model in self.points
 
 
 OURS = (
@@ -72,6 +79,21 @@ OURS = (
         "insert-qdq{per-channel=false}",
         grain=Grain.TENSOR,
         bars=ALL_BARS - {Bar.LOSS, Bar.SECONDS},
+    ),
+    Arm(
+        "ours, equalized tensor",
+        Tool.OURS,
+        "equalize,insert-qdq{per-channel=false}",
+        grain=Grain.TENSOR,
+        bars=frozenset({Bar.LOSS, Bar.SQNR, Bar.PEER}),
+        points={"efficientnet_lite0": 1.5},
+    ),
+    Arm(
+        "ours, 4-bit weights",
+        Tool.OURS,
+        "insert-qdq{weight-bits=4 min-sqnr=0}",
+        bars=frozenset({Bar.LOSS}),
+        points={"efficientnet_lite0": 4.0, "resnet56_cifar10": 1.5},
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def findings(case: Case, result: Result, base: Floating, peers: Sequence[Result]
     bars = result.arm.bars
     rivalry = [peer for peer in peers if peer.arm.name in rivals(result.arm)]
     if Bar.LOSS in bars:
-        yield from _loss(case, result.judged, base.judged.right)
+        yield from _loss(_limits(case, result.arm), result.judged, base.judged.right)
     if Bar.BYTES in bars:
         yield from _bytes(case, result, base, rivalry)
     if not rivalry and bars & {Bar.SQNR, Bar.PEER}:
@@ -124,6 +124,11 @@ def findings(case: Case, result: Result, base: Floating, peers: Sequence[Result]
             yield True, f"{best.judged.sqnr_db:.1f} dB by {best.arm.name}"
     if Bar.PEER in bars and result.judged.right is not None:
         yield from _beside(result.judged.right, rivalry)
+
+
+def _limits(case: Case, arm: Arm) -> Case:
+    """Return the case with the arm's own limit, if it has one."""
+    return case if arm.points is None else replace(case, points=arm.points[case.model], close=None, decibels=None)
 
 
 def _loss(case: Case, found: Judged, base: Right | None) -> Iterator[Finding]:
