@@ -6,9 +6,10 @@ Only words and order are chosen here; every number is one that the report holds,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from onnxslim.mobile.download import LIMIT
 from onnxslim.report import units
 from onnxslim.report.base import Claim
 from onnxslim.report.evidence import Latency, Metric, OutputNumerics, Validation
@@ -71,6 +72,7 @@ def sizes(report: Report) -> tuple[Fact, ...]:
     after = report.output
     facts = [
         _size("File size", report.input, after, "bytes", units.format_bytes),
+        _download(report.input, after),
         _size("MACs", report.input, after, "macs", units.format_count),
         _size("Parameters", report.input, after, "params", units.format_count),
         _size("Peak activations", report.input, after, "peak_activation_bytes", units.format_bytes),
@@ -78,6 +80,18 @@ def sizes(report: Report) -> tuple[Fact, ...]:
     if after is not None and after.ort is not None:
         facts.append(Fact("ORT file", units.format_bytes(after.ort.bytes)))
     return tuple(fact for fact in facts if fact is not None)
+
+
+def _download(before: ModelSummary, after: OutputSummary | None) -> Fact | None:
+    """Return the compressed size, as a part of what a phone downloads without asking."""
+    found = _size("Download", before, after, "download_bytes", units.format_bytes)
+    held = (after or before).download_bytes
+    if found is None or held is None:
+        return found
+    part = (
+        f"{units.format_percent(held / LIMIT, 1)} of the {units.format_bytes(LIMIT)} above which stores ask for Wi-Fi"
+    )
+    return replace(found, note=f"{found.note}; {part}" if found.note else part)
 
 
 def _size(

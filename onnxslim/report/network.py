@@ -32,6 +32,8 @@ class ModelSummary(Part):
     sha256: Digest
     bytes: Count
     """The files on disk, external data included."""
+    download_bytes: Count | None = None
+    """The same, compressed as app stores deliver them (deflate); absent where that was not tried."""
     nodes: Count
     params: Count
     macs: Count | None = None

@@ -44,6 +44,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
     max_size: LimitLike = None,
     max_macs: LimitLike = None,
     max_latency: LimitLike = None,
+    download_limit: LimitLike = None,
     metric: str = "top1",
     target: str = "arm-cpu",
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -74,7 +75,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
     settings = OptimizeSettings(
         data=DataSettings(data, eval_data, preprocess, calib_samples, eval_samples, seed),
         passes=passes,
-        budgets=make_budgets(max_drop, min_sqnr, max_size, max_macs, max_latency),
+        budgets=make_budgets(max_drop, min_sqnr, max_size, max_macs, max_latency, download_limit),
         metric=metric,
         target=target,
         shapes=shapes or {},
@@ -93,6 +94,7 @@ def make_budgets(
     max_size: LimitLike = None,
     max_macs: LimitLike = None,
     max_latency: LimitLike = None,
+    download_limit: LimitLike = None,
 ) -> Budgets:
     """Read budgets as people write them.
 
@@ -107,6 +109,7 @@ def make_budgets(
         max_latency=None
         if max_latency is None
         else parse_limit(max_latency, "--max-latency", Unit.MILLISECONDS, Unit.RATIO),
+        download_limit=None if download_limit is None else parse_limit(download_limit, "--download-limit", Unit.BYTES),
     )
 
 

@@ -13,6 +13,7 @@ from onnxslim.ir import Model
 from onnxslim.ir.saving import Placed
 from onnxslim.measure import Latency, RaceSettings, Validation, ValidationSettings, compare_latency, validate
 from onnxslim.mobile import stamp
+from onnxslim.mobile.download import LIMIT, download_bytes
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
 from onnxslim.passes.insert_qdq import DEFAULT_DROP, DEFAULT_SQNR
 from onnxslim.pipeline import (
@@ -123,8 +124,8 @@ class _Run:
         placed = model.placed()
         validation = self._validate(model, placed)
         latency = self._latency(model, placed)
-        report = self._report(model, results, validation, latency)
-        return OptimizeResult(model, report, plan, self.feed, tuple(self._warnings(results, validation)))
+        report = self._report(model, placed, results, validation, latency)
+        return OptimizeResult(model, report, plan, self.feed, tuple(self._warnings(results, validation, report)))
 
     # ---- stages ------------------------------------------------------------------------------------------
 
@@ -204,14 +205,16 @@ class _Run:
     def _report(
         self,
         model: Model,
+        placed: Placed,
         results: Sequence[PassResult],
         validation: Validation,
         latency: Latency | None,
     ) -> Report:
         cost = cost_of(model, self.feed)
         size, digest = model.size_and_digest()
-        summary = summarize(model, cost, path=None, size=size, sha256=digest)
-        observed = self._observed(size, cost.macs, validation, latency)
+        download = download_bytes(placed.data)
+        summary = summarize(model, cost, path=None, size=size, sha256=digest, download=download)
+        observed = self._observed((size, download), cost.macs, validation, latency)
         lines = judge_budgets(self.settings.budgets, observed)
         return Report.model_validate(
             {
@@ -230,7 +233,13 @@ class _Run:
             }
         )
 
-    def _observed(self, size: int, macs: int | None, validation: Validation, latency: Latency | None) -> Observed:
+    def _observed(
+        self,
+        sizes: tuple[int, int | None],
+        macs: int | None,
+        validation: Validation,
+        latency: Latency | None,
+    ) -> Observed:
         pair = None if macs is None or self.baseline.macs is None else (macs, self.baseline.macs)
         times = None
         if latency is not None and latency.candidate is not None and latency.speedup:
@@ -238,12 +247,13 @@ class _Run:
         return Observed(
             drop=None if validation.metric is None else validation.metric.drop,
             sqnr_db=validation.sqnr_db,
-            size=(size, self.original.bytes),
+            size=(sizes[0], self.original.bytes),
+            download=sizes[1],
             macs=pair,
             latency_ms=times,
         )
 
-    def _warnings(self, results: Sequence[PassResult], validation: Validation) -> Iterator[str]:
+    def _warnings(self, results: Sequence[PassResult], validation: Validation, report: Report) -> Iterator[str]:
         if self.samples.evaluation.labelled and validation.metric is None:
             yield f"labels are not used: {self.settings.metric} needs a vector of class scores as the first output"
         for result in results:
@@ -262,6 +272,9 @@ class _Run:
                     "they saturate where ARM's do not"
                 )
         yield from self.notes
+        download = None if report.output is None else report.output.download_bytes
+        if self.settings.budgets.download_limit is None and (download or 0) > LIMIT:
+            yield f"{(download or 0) / 1e6:.0f} MB to download: above {LIMIT / 1e6:.0f} MB phones ask for Wi-Fi first"
         if self.samples.held_out is False:
             yield "too few samples to hold any back: the same ones calibrated and judged"
 

@@ -13,6 +13,7 @@ from onnxslim.analysis import ModelCost
 from onnxslim.ir import Model, fix_batch, fix_input
 from onnxslim.ir.loading import file_facts
 from onnxslim.ir.saving import Placed
+from onnxslim.mobile.download import download_bytes
 from onnxslim.report.network import ModelSummary
 from onnxslim.workflow.summary import summarize
 
@@ -31,7 +32,9 @@ class Source:
 
     def summarize(self, cost: ModelCost) -> ModelSummary:
         """Return the report's summary."""
-        return summarize(self.model, cost, path=self.model.path, size=self.bytes, sha256=self.sha256)
+        path = self.model.path
+        download = download_bytes(self.placed.data if path is None else path)
+        return summarize(self.model, cost, path=path, size=self.bytes, sha256=self.sha256, download=download)
 
 
 def open_source(

@@ -28,12 +28,15 @@ def totals(cost: ModelCost) -> Costs:
     return Costs(cost.bytes, cost.params, cost.macs)
 
 
-def summarize(model: Model, cost: ModelCost, *, path: Path | None, size: int, sha256: str) -> ModelSummary:
-    """Return the report's summary of a model of ``size`` bytes whose file, if it has one, is ``path``."""
+def summarize(
+    model: Model, cost: ModelCost, *, path: Path | None, size: int, sha256: str, download: int | None = None
+) -> ModelSummary:
+    """Return the report's summary of a model of ``size`` bytes, ``download`` compressed, with the file ``path``."""
     return ModelSummary(
         path=None if path is None else str(path),
         sha256=sha256,
         bytes=size,
+        download_bytes=download,
         nodes=cost.nodes,
         params=cost.params,
         macs=cost.macs,
