@@ -11,8 +11,10 @@ import click
 from rich.markup import escape
 
 from onnxslim.cli import tables
+from onnxslim.cli.device_tables import device_tables
 from onnxslim.cli.options import MODEL, common_options, shape_options
 from onnxslim.cli.output import Output
+from onnxslim.devices.finding import HOST
 from onnxslim.measure import Latency, RaceSettings
 from onnxslim.report.evidence import Latency as LatencyPart
 from onnxslim.workflow.data import DataSettings
@@ -23,6 +25,9 @@ EPILOG = """\b
 Examples:
   onnxslim bench original.onnx small.onnx
   onnxslim bench model.onnx --shape x=1x3x320x320 --threads 2
+  onnxslim bench original.onnx small.onnx --device arm --device arm:cortex-a53
+      instructions on emulated ARM beside this machine's times ('onnxslim device setup arm' first)
+  onnxslim bench original.onnx small.onnx --device android:SERIAL
 """
 
 
@@ -31,7 +36,13 @@ Examples:
 @click.option("--data", metavar="PATH", help="Samples; the first one is fed.  [default: seeded random values]")
 @click.option("--preprocess", metavar="SPEC", help="How images become tensors.")
 @click.option("--seconds", metavar="S", type=click.FloatRange(0.1), default=15.0, show_default=True)
-@click.option("--device", type=click.Choice(["host"]), default="host", show_default=True, help="Where to measure.")
+@click.option(
+    "--device",
+    "devices",
+    metavar="NAME",
+    multiple=True,
+    help="Where else to measure: arm[:CPU], android[:SERIAL], web, qnn; may be given more than once.  [default: host]",
+)
 @shape_options()
 @common_options()
 def command(models: tuple[Path, ...], **options: Any) -> int:
@@ -44,11 +55,13 @@ def command(models: tuple[Path, ...], **options: Any) -> int:
     data = DataSettings(None, options["data"], options["preprocess"], seed=options["seed"])
     race = RaceSettings(options["seconds"], options["threads"] or 1, options["seed"])
     with output.progress() as progress:
-        results = run_bench(models, data, dict(options["shapes"]), options["batch"], race, progress)
+        devices = [name for name in options["devices"] if name != HOST]
+        results = run_bench(models, data, dict(options["shapes"]), options["batch"], race, progress, devices)
     if options["as_json"]:
         parts = [json.loads(LatencyPart.model_validate(result).to_json()) for result in results]
         output.json(json.dumps(parts[0] if len(parts) == 1 else parts, indent=2))
-    output.show(tables.latency_table(results, [path.name for path in models]))
+    names = [path.name for path in models]
+    output.show(tables.latency_table(results, names), *device_tables(results, names))
     if not (options["as_json"] or options["quiet"]):
         _show_placements(output, models, results, options)
     return 0

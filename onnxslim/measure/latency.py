@@ -83,6 +83,8 @@ class Latency:
     stable: bool | None = None
     claim: Claim | None = None
     layers: tuple[LayerLatency, ...] = ()
+    devices: tuple[Any, ...] = ()
+    """What other devices say, in the report's terms."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ A profiler costs time of its own, so profiles tell shares, and their sums are th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import onnx
 
 from onnxslim.runtime.profile import NodeTime
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ def layer_table(reference: Profiled, candidate: Profiled | None) -> tuple[LayerL
         reference: the original.
         candidate: None for the original alone.
     """
-    heads = _heads(reference)
-    before = {time.anchor: us for time, us in reference.scaled() if time.anchor is not None}
+    heads = heads_of(reference.graph, {time.anchor for time in reference.times})
+    before: dict[str | None, float] = {time.anchor: us for time, us in reference.scaled() if time.anchor is not None}
     if candidate is None:
         candidate, origin_of = reference, heads
     else:
@@ -66,7 +69,7 @@ def layer_table(reference: Profiled, candidate: Profiled | None) -> tuple[LayerL
         seen.add(time.anchor)
         rows.append(LayerLatency(time.anchor or time.name, time.op, origin, own, us, us / total))
     gone = [(time, us) for time, us in reference.scaled() if time.anchor is None or time.anchor not in seen]
-    rows += [LayerLatency(t.anchor or t.name, t.op, t.anchor, us, None, None) for t, us in gone]
+    rows += [LayerLatency(t.anchor or t.name, t.op, heads.get(t.anchor or ""), us, None, None) for t, us in gone]
     return tuple(rows)
 
 
@@ -97,17 +100,49 @@ def origins_of(reference: onnx.GraphProto, candidate: onnx.GraphProto) -> dict[s
     return found
 
 
-def _heads(model: Profiled) -> Mapping[str, str]:
-    """Return the layer in whose kernel each layer of ``model`` runs: its own, or that of what it reads."""
-    timed = {time.anchor for time in model.times}
+def heads_of(graph: onnx.GraphProto, timed: Collection[str | None]) -> Mapping[str, str]:
+    """Return the layer that each layer of ``graph`` counts for, where kernels hold several.
+
+    A kernel is known by one of its nodes: where it has weights, on x86 by the last and elsewhere by the first. It
+    counts for the one with weights; what has no kernel otherwise, for the layer that it reads.
+
+    Args:
+        timed: layers by which kernels are known.
+    """
+    makers = {name: node for node in graph.node for name in node.output if name}
+    readers = Counter(name for node in graph.node for name in node.input)
     heads: dict[str, str] = {}
+    for node in graph.node:
+        if anchor(node) in timed and anchor(node) not in heads:
+            held = list(_swallowed(node, makers, readers, timed, heads))
+            held = held if held[-1].op_type in _WEIGHTED else [node]
+            heads.update(dict.fromkeys(map(anchor, held), anchor(held[-1])))
     of_tensor: dict[str, str] = {}
-    for node in model.graph.node:
+    for node in graph.node:
         name = anchor(node)
-        head = name if name in timed else next((of_tensor[t] for t in node.input if t in of_tensor), name)
-        heads[name] = head
-        of_tensor.update(dict.fromkeys(node.output, head))
+        if name not in heads:
+            heads[name] = next((of_tensor[tensor] for tensor in node.input if tensor in of_tensor), name)
+        of_tensor.update(dict.fromkeys(node.output, heads[name]))
     return heads
+
+
+def _swallowed(
+    node: onnx.NodeProto,
+    makers: Mapping[str, onnx.NodeProto],
+    readers: Mapping[str, int],
+    timed: Collection[str | None],
+    known: Collection[str],
+) -> Iterator[onnx.NodeProto]:
+    """Yield a node and those before it that have no kernel and that nobody else reads, up to one with weights."""
+    while True:
+        yield node
+        if node.op_type in _WEIGHTED:
+            return
+        before = (makers[name] for name in node.input if name in makers and readers[name] == 1)
+        own = [maker for maker in before if anchor(maker) not in timed and anchor(maker) not in known]
+        if not own:
+            return
+        node = next((maker for maker in own if maker.op_type in _WEIGHTED), own[0])
 
 
 def anchor(node: onnx.NodeProto) -> str:

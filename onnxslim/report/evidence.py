@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from onnxslim.report.base import Claim, Count, Decibel, Fraction, Interval, NonNegative, Part, Source
 
 
@@ -107,8 +109,28 @@ class DeviceSide(Part):
     """One model on a device. Emulated devices count instructions; real ones take time."""
 
     p50_ms: NonNegative | None = None
+    load_ms: NonNegative | None = None
     instructions: Count | None = None
     """Per inference."""
+    sqnr_db: Decibel | None = None
+    """The device's outputs beside those of this machine's kernels, the worst of them; absent where it returns none."""
+    placed: dict[str, Count] | None = None
+    """How many nodes each processor of the device took, where it tells."""
+    refused: str | None = None
+    """Why the device does not run this model; all else is then absent."""
+
+
+class DeviceLayer(Part):
+    """Instructions of one layer of the reference and of what was made of it; or of what the runtime inserted."""
+
+    node: str
+    op: str
+    origin: str | None = None
+    """The layer of the reference; absent for what the runtime inserted."""
+    reference: Count | None = None
+    candidate: Count | None = None
+    kinds: dict[str, Count] | None = None
+    """Of the candidate (of the reference where it is alone), by kind of instruction."""
 
 
 class DeviceReading(Part):
@@ -122,6 +144,15 @@ class DeviceReading(Part):
     """Reference divided by candidate: of time, or of instructions where those were counted."""
     interval: Interval | None = None
     """95 % interval of `speedup`."""
+    claim: Claim | None = None
+    """What is sure at 99 %; absent for counts, which are exact."""
+    kind: Literal["measured", "emulated count", "emulated"] | None = None
+    facts: dict[str, str] | None = None
+    """What is to be known of the device: model, ABI, versions, temperatures."""
+    warnings: tuple[str, ...] = ()
+    disagrees: str | None = None
+    """Where this machine's ratio is more than a quarter away, in words: by how much, and in which layers."""
+    layers: tuple[DeviceLayer, ...] = ()
 
 
 class Latency(Part):

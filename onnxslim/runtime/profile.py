@@ -1,8 +1,8 @@
 """Time per node from onnxruntime's own profiler, by the names of the model that was given.
 
-onnxruntime renames what it rewrites: ``_token_N``, ``_nchwc`` and ``/duplicated`` are its suffixes. Every node of a
-temporary copy is named after its first output before profiling, so that rows are anchors; what is no anchor was put
-there by the runtime.
+onnxruntime renames what it rewrites: ``_token_N``, ``_nchwc`` and ``/duplicated`` are its suffixes, ``fused`` a prefix.
+Every node of a temporary copy is named after its first output before profiling, so that rows are anchors; what is no
+anchor was put there by the runtime.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx
 
 from onnxslim.runtime.sessions import Feed, ModelData, Session, SessionConfig, load_proto
 
-_SUFFIX = re.compile(r"(_nchwc|_nhwc|/duplicated|_token_\d+|_kernel_time)+$")
+_ADDED = re.compile(r"^fused |(_nchwc|_nhwc|/duplicated|_token_\d+|_kernel_time)+$")
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ def _anchor_of(name: str, anchors: set[str]) -> str | None:
 
 
 def plain_name(name: str) -> str:
-    """Return a node's name without what onnxruntime appended when it changed layouts."""
-    return _SUFFIX.sub("", name)
+    """Return a node's name without what onnxruntime adds when it changes layouts or fuses an activation."""
+    return _ADDED.sub("", name)

@@ -19,6 +19,7 @@ from onnxslim.pipeline.base import Progress, silent
 from onnxslim.report.network import ModelSummary
 from onnxslim.runtime import Feed, RuntimeRefusal
 from onnxslim.workflow.data import DataSettings, gather
+from onnxslim.workflow.devices import read_devices, with_devices
 from onnxslim.workflow.source import ModelLike, Source, open_source
 from onnxslim.workflow.summary import cost_of
 
@@ -76,8 +77,9 @@ def run_bench(
     batch: int | None,
     race: RaceSettings,
     progress: Progress = silent,
+    devices: Sequence[str] = (),
 ) -> tuple[Latency, ...]:
-    """Race models on the first sample, or on seeded random values.
+    """Race models on the first sample, or on seeded random values; on this machine and on ``devices``.
 
     Raises:
         SampleError: a dynamic dimension other than the batch, and neither samples nor a shape to fix it.
@@ -87,7 +89,11 @@ def run_bench(
     sources = [open_source(model, shapes, batch) for model in models]
     samples = gather(sources[0].model, data).evaluation
     race = replace(race, patience=samples.patience)
-    return compare_latency([source.placed.data for source in sources], next(iter(samples)).feed, race, progress)
+    feed = next(iter(samples)).feed
+    results = compare_latency([source.placed.data for source in sources], feed, race, progress)
+    if not devices:
+        return results
+    return tuple(with_devices(results, read_devices(devices, sources, feed, results, race, progress)))
 
 
 def _first_feed(source: Source, data: DataSettings) -> Feed:

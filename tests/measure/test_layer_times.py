@@ -13,7 +13,7 @@ import onnxslim
 from onnxslim import Samples
 from onnxslim.measure import RaceSettings, compare_latency
 from onnxslim.measure.latency import Claim, claimed, ratio_with_interval
-from onnxslim.measure.layer_times import Profiled, by_origin, layer_table, origins_of
+from onnxslim.measure.layer_times import Profiled, by_origin, heads_of, layer_table, origins_of
 from onnxslim.runtime.profile import NodeTime
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -56,6 +56,15 @@ def test_what_a_kernel_of_the_original_swallowed_counts_for_that_kernel() -> Non
     }  # fmt: skip
     assert rows["a"].nodes == 2
     assert rows["Op"].origin is None
+
+
+@pytest.mark.parametrize("named", ["a", "b", "s"])
+def test_a_kernel_counts_for_its_weights_however_it_is_called(named: str) -> None:
+    """A convolution, what follows it and a sum: one kernel, which x86 calls by its last node and ARM by its first."""
+    graph = graph_of("r = Neg(x) a = Conv(x, r) b = Relu(a) s = Add(b, r) y = Neg(s)")
+    heads = heads_of(graph, {"r", named, "y"})
+    assert {name: heads[name] for name in ("r", "a", "b", "y")} == {"r": "r", "a": "a", "b": "a", "y": "y"}
+    assert heads["s"] in ("a", "r")
 
 
 def test_rows_add_up_to_times_without_the_profiler() -> None:

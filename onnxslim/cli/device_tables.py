@@ -1,0 +1,78 @@
+"""What other devices say of models, as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.markup import escape
+
+from onnxslim.cli.tables import plain_table
+from onnxslim.measure import Latency
+from onnxslim.report import format_count, format_ms
+from onnxslim.report.evidence import DeviceReading, DeviceSide
+from onnxslim.report.units import format_ratio
+
+MOST_LAYERS = 12
+"""Rows of a table of layers; the rest is in the JSON."""
+
+
+def device_tables(results: Sequence[Latency], names: Sequence[str]) -> Iterator[RenderableType]:
+    """Yield for each device a table of all models, its layers, and what is to be said of it."""
+    for place, first in enumerate(results[0].devices):
+        readings = [result.devices[place] for result in results]
+        yield ""
+        yield _models(first, readings, names)
+        for reading in readings:
+            if reading.disagrees is not None:
+                yield f"[yellow]{escape(reading.disagrees)}[/yellow]"
+        if len(readings) == 1 and first.layers:
+            yield ""
+            yield _layers(first)
+        for warning in first.warnings:
+            yield f"[yellow]{escape(warning)}[/yellow]"
+
+
+def _models(first: DeviceReading, readings: Sequence[DeviceReading], names: Sequence[str]) -> RenderableType:
+    counted = first.reference.instructions is not None
+    table = plain_table(
+        f"on {first.name}", "instructions" if counted else "p50", "fewer" if counted else "speed-up", "95 % interval",
+        "beside the host", "processors", right=range(1, 5),
+    )  # fmt: skip
+    rows = [(first.reference, None), *((reading.candidate, reading) for reading in readings if reading.candidate)]
+    for name, (side, reading) in zip(names, rows, strict=False):
+        if side is not None:
+            table.add_row(escape(name), *_cells(side, reading))
+    facts = ", ".join(f"{key} {value}" for key, value in (first.facts or {}).items())
+    table.caption = escape(": ".join(part for part in (first.kind or "", facts) if part))
+    table.caption_justify = "left"
+    return table
+
+
+def _cells(side: DeviceSide, reading: DeviceReading | None) -> tuple[str, ...]:
+    if side.refused is not None:
+        return (f"[red]does not run: {escape(side.refused)}[/red]", "", "", "", "")
+    value = "" if side.p50_ms is None else format_ms(side.p50_ms)
+    value = value if side.instructions is None else format_count(side.instructions)
+    ratio = "" if reading is None or reading.speedup is None else format_ratio(reading.speedup)
+    span = "" if reading is None or reading.interval is None else "{:.2f} to {:.2f}".format(*reading.interval)
+    near = "" if side.sqnr_db is None else f"{side.sqnr_db:.1f} dB"
+    placed = ", ".join(f"{name} {count}" for name, count in (side.placed or {}).items())
+    return value, ratio, span, near, placed
+
+
+def _layers(reading: DeviceReading) -> RenderableType:
+    """Return the layers that take most, with what was made of them."""
+    table = plain_table("layer", "operator", "before", "after", "mostly", right=(2, 3))
+    order = sorted(reading.layers, key=lambda layer: -max(layer.candidate or 0, layer.reference or 0))
+    for layer in order[:MOST_LAYERS]:
+        name = escape(layer.node) if layer.origin is not None else "[dim]inserted by the runtime[/dim]"
+        values = ("" if value is None else format_count(value) for value in (layer.reference, layer.candidate))
+        own = layer.kinds or {}
+        kinds = sorted(own.items(), key=lambda pair: -pair[1])[:2]
+        mostly = ", ".join(f"{kind} {count / sum(own.values()):.0%}" for kind, count in kinds)
+        table.add_row(name, escape(layer.op), *values, mostly)
+    if len(order) > MOST_LAYERS:
+        table.caption = f"{len(order) - MOST_LAYERS} more in --json"
+        table.caption_justify = "left"
+    return table

@@ -1,0 +1,214 @@
+"""Models on other devices than this machine's own CPU, in the report's terms, beside what the host said."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxslim.devices.base import DeviceResult, Job, Kind, LayerCount, Side
+from onnxslim.devices.finding import find_device
+from onnxslim.ir.saving import Placed
+from onnxslim.measure import Comparison, Latency, RaceSettings
+from onnxslim.measure.latency import claimed, ratio_with_interval
+from onnxslim.measure.layer_times import by_origin, heads_of, origins_of
+from onnxslim.pipeline.base import Progress
+from onnxslim.report.evidence import DeviceLayer, DeviceReading, DeviceSide
+from onnxslim.runtime import Feed, Session, SessionConfig, load_proto
+from onnxslim.workflow.source import Source
+
+APART = 1.25
+"""Host and device disagree where one ratio is so many times the other."""
+NAMED = 3
+"""Layers that are named as the cause."""
+
+
+def read_devices(
+    names: Sequence[str],
+    models: Sequence[Source],
+    feed: Feed,
+    hosts: Sequence[Latency],
+    race: RaceSettings,
+    progress: Progress,
+) -> list[tuple[DeviceReading, ...]]:
+    """Return for each result of the host what the devices read of the same pair of models.
+
+    Args:
+        names: as ``--device`` spells them.
+        models: the first is the reference.
+        hosts: what the host measured: of each model after the first, or of the first alone.
+
+    Raises:
+        DeviceError: a device is not there, not set up, or gave up.
+    """
+    readings: list[list[DeviceReading]] = [[] for _ in hosts]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [_file(model.placed, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
+        expected = [_host_outputs(path, feed) for path in paths] if names else []
+        for name in names:
+            job = Job(paths, feed, race.seconds, race.threads, race.seed, progress)
+            found = find_device(name).measure(job)
+            for index, host in enumerate(hosts):
+                readings[index].append(_reading(found, index + 1, paths, expected, host))
+    return [tuple(each) for each in readings]
+
+
+def with_devices(results: Sequence[Latency], readings: Sequence[tuple[DeviceReading, ...]]) -> list[Latency]:
+    """Return the host's results with the devices' beside them."""
+    return [replace(result, devices=found) for result, found in zip(results, readings, strict=True)]
+
+
+def _file(model: Placed, place: Path) -> Path:
+    if isinstance(model.data, Path):
+        return model.data.absolute()
+    place.write_bytes(model.data)
+    return place
+
+
+def _host_outputs(path: Path, feed: Feed) -> Mapping[str, object]:
+    return Session(path, SessionConfig()).run(feed)
+
+
+def _reading(
+    found: DeviceResult,
+    index: int,
+    paths: Sequence[Path],
+    expected: Sequence[Mapping[str, object]],
+    host: Latency,
+) -> DeviceReading:
+    """Return what a device says of the first model and the one at ``index``, which may not be there."""
+    reference = found.sides[0]
+    candidate = found.sides[index] if index < len(found.sides) else None
+    reading = DeviceReading(
+        name=found.name,
+        kind=found.kind.value,
+        facts={name: _text(value) for name, value in found.facts.items() if name != "warnings"} or None,
+        warnings=tuple(found.facts.get("warnings", ())),
+        reference=_side(reference, expected[0]),
+        candidate=None if candidate is None else _side(candidate, expected[index]),
+        layers=() if found.kind is not Kind.COUNTED else _layers(reference, candidate, paths, index),
+    )
+    if candidate is None or candidate.refused is not None:
+        return reading
+    reading = reading.model_copy(update=_compared(found, candidate))
+    return reading.model_copy(update={"disagrees": _disagreement(reading, host)})
+
+
+def _compared(found: DeviceResult, candidate: Side) -> dict[str, object]:
+    """Return the ratio of a pair: of counts, which are exact, or of times, with what is sure of it."""
+    reference = found.sides[0]
+    if reference.instructions and candidate.instructions:
+        return {"speedup": reference.instructions / candidate.instructions}
+    if not reference.times_ms or not candidate.times_ms:
+        return {}
+    ours, theirs = np.array(reference.times_ms), np.array(candidate.times_ms)
+    speedup, interval = ratio_with_interval(ours, theirs, 0)
+    even = ratio_with_interval(ours, np.array(found.twin_ms), 0)[0] if found.twin_ms else 1.0
+    return {"speedup": speedup, "interval": interval, "claim": claimed(ours, theirs, even, 0).value}
+
+
+def _side(side: Side, expected: Mapping[str, object]) -> DeviceSide:
+    return DeviceSide(
+        p50_ms=float(np.median(side.times_ms)) if side.times_ms else None,
+        load_ms=side.load_ms,
+        instructions=side.instructions,
+        sqnr_db=_sqnr(side, expected),
+        placed=dict(side.placed) or None,
+        refused=side.refused,
+    )
+
+
+def _sqnr(side: Side, expected: Mapping[str, object]) -> float | None:
+    """Return how near the device's outputs are to the host's, in dB; None where it returns none."""
+    shared = {name: value for name, value in expected.items() if name in side.outputs}
+    if not shared:
+        return None
+    comparison = Comparison()
+    comparison.add(shared, {name: side.outputs[name] for name in shared})
+    found = [output.sqnr_db for output in comparison.result() if output.sqnr_db is not None]
+    return min(found, default=None)
+
+
+# ---- layers ------------------------------------------------------------------------------------------------------
+
+
+def _layers(reference: Side, candidate: Side | None, paths: Sequence[Path], index: int) -> tuple[DeviceLayer, ...]:
+    """Return a row for each layer of the reference, and one for each operator that the runtime inserted."""
+    graph = load_proto(paths[0]).graph
+    timed = {row.origin for row in reference.layers if row.origin is not None}
+    heads = heads_of(graph, timed)
+    rows: dict[tuple[str, bool], list[list[LayerCount]]] = defaultdict(lambda: [[], []])
+    for row in reference.layers:
+        rows[_key(row, heads)][0].append(row)
+    if candidate is not None:
+        origins = origins_of(graph, load_proto(paths[index]).graph)
+        origins = {name: heads.get(layer, layer) for name, layer in origins.items()}
+        for row in candidate.layers:
+            rows[_key(row, origins)][1].append(row)
+    return tuple(_layer(name, inserted, *sides) for (name, inserted), sides in rows.items())
+
+
+def _key(row: LayerCount, origins: Mapping[str, str]) -> tuple[str, bool]:
+    return (row.op or row.node, True) if row.origin is None else (origins.get(row.origin, row.origin), False)
+
+
+def _layer(name: str, inserted: bool, before: Sequence[LayerCount], after: Sequence[LayerCount]) -> DeviceLayer:
+    own = next((row for row in (*after, *before) if row.origin == name), (*after, *before)[0])
+    kinds: dict[str, int] = defaultdict(int)
+    for row in after or before:
+        for kind, count in row.classes.items():
+            kinds[kind] += count
+    return DeviceLayer(
+        node=name,
+        op=own.op,
+        origin=None if inserted else name,
+        reference=sum(row.instructions for row in before) if before else None,
+        candidate=sum(row.instructions for row in after) if after else None,
+        kinds={kind: count for kind, count in kinds.items() if count} or None,
+    )
+
+
+# ---- beside the host ---------------------------------------------------------------------------------------------
+
+
+def _disagreement(reading: DeviceReading, host: Latency) -> str | None:
+    """Return how host and device disagree, and in which layers; None where they agree, or one of them is unknown."""
+    if reading.speedup is None or host.speedup is None or reading.speedup <= 0 or host.speedup <= 0:
+        return None
+    apart = reading.speedup / host.speedup
+    if 1 / APART <= apart <= APART:
+        return None
+    said = f"{reading.name} says {reading.speedup:.2f}x where this machine says {host.speedup:.2f}x"
+    return f"{said}{_cause(reading, host, apart)}"
+
+
+def _cause(reading: DeviceReading, host: Latency, apart: float) -> str:
+    """Name the operators whose ratios differ most, weighed by what they take."""
+    here = {row.node: row for row in by_origin(host.layers) if row.origin is not None}
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
+    for layer in reading.layers:
+        own = here.get(layer.node)
+        if layer.origin is None or own is None or None in (own.reference_us, own.candidate_us):
+            continue
+        if layer.reference is None or layer.candidate is None:
+            continue
+        values = (own.reference_us or 0.0, own.candidate_us or 0.0, layer.reference, layer.candidate)
+        sums[layer.op] = [a + b for a, b in zip(sums[layer.op], values, strict=True)]
+    able = [(op, v[0] / v[1], v[2] / v[3], v[2]) for op, v in sums.items() if all(value > 0 for value in v)]
+    total = sum(weight for *_, weight in able) or 1.0
+    worst = sorted(able, key=lambda row: -abs(np.log(row[2] / row[1])) * row[3] / total)
+    same_way = [row for row in worst if (row[2] > row[1]) == (apart > 1)][:NAMED]
+    if not same_way:
+        return ""
+    told = ", ".join(f"{op} {there:.1f}x there and {own:.1f}x here" for op, own, there, _ in same_way)
+    return f": its kernels differ most in {told}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
