@@ -7,10 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:  # what says the time of a node brings onnxruntime with it
+    from onnxslim.runtime.profile import NodeTime
 
 Progress = Callable[[str, int, int], None]
 Array = npt.NDArray[np.generic]
@@ -23,6 +26,8 @@ class Kind(enum.Enum):
     """A clock beside a processor."""
     COUNTED = "emulated count"
     """Instructions that an emulator executed: exact, and no time."""
+    EMULATED = "emulated"
+    """What an emulator computed and where it put the nodes: neither a time nor a count."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Side:
     """One model on a device."""
 
     times_ms: tuple[float, ...] = ()
-    """Of each run, in order; empty where instructions are counted."""
+    """Of each round, in order, so that sides can be paired; empty where nothing is timed."""
     load_ms: float | None = None
     instructions: int | None = None
     """Of one inference."""
@@ -64,6 +69,10 @@ class Side:
     """Of the last run, to be compared with the host's."""
     placed: Mapping[str, int] = field(default_factory=dict)
     """How many nodes each processor of the device took, where it tells."""
+    nodes: tuple[NodeTime, ...] = ()
+    """Time of each node, from a profiled run apart from the timed ones, where the device tells."""
+    refused: str | None = None
+    """Why the device does not run this model, where others of the job do run; all else is then empty."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,9 @@ class DeviceResult:
     kind: Kind
     sides: tuple[Side, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What is to be known of the device: model, ABI, versions, temperatures."""
+    """What is to be known of the device: model, ABI, versions, temperatures; ``warnings`` is a list of lines."""
+    twin_ms: tuple[float, ...] = ()
+    """The first model's times once more, as an arm of its own (A/A): how much of a difference is noise."""
 
 
 class Device(ABC):
@@ -86,6 +97,10 @@ class Device(ABC):
     """
 
     name: ClassVar[str]
+
+    @abstractmethod
+    def setup(self, progress: Progress) -> None:
+        """Prepare what this tool can prepare; what only the user can provide is a DeviceError that says how."""
 
     @abstractmethod
     def measure(self, job: Job) -> DeviceResult:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from onnxslim.devices.base import DeviceResult, Job, Kind, LayerCount, Side
 from onnxslim.devices.finding import find_device
@@ -27,39 +28,47 @@ NAMED = 3
 """Layers that are named as the cause."""
 
 
-def read_devices(
-    names: Sequence[str],
-    models: Sequence[Source],
-    feed: Feed,
-    hosts: Sequence[Latency],
-    race: RaceSettings,
-    progress: Progress,
-) -> list[tuple[DeviceReading, ...]]:
-    """Return for each result of the host what the devices read of the same pair of models.
+@dataclass(frozen=True)
+class Measured:
+    """What devices found of models, before it is compared to the host."""
+
+    results: tuple[DeviceResult, ...]
+    graphs: tuple[onnx.GraphProto, ...]
+    outputs: tuple[Mapping[str, object], ...]
+    """Of this machine's kernels."""
+
+
+def measure_devices(
+    names: Sequence[str], models: Sequence[Source], feed: Feed, race: RaceSettings, progress: Progress
+) -> Measured:
+    """Run ``models``, the first of which is the reference, on every device.
 
     Args:
         names: as ``--device`` spells them.
-        models: the first is the reference.
-        hosts: what the host measured: of each model after the first, or of the first alone.
 
     Raises:
         DeviceError: a device is not there, not set up, or gave up.
     """
-    readings: list[list[DeviceReading]] = [[] for _ in hosts]
+    devices = [find_device(name) for name in names]
     with tempfile.TemporaryDirectory() as folder:
         paths = [_file(model.placed, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
-        expected = [_host_outputs(path, feed) for path in paths] if names else []
-        for name in names:
-            job = Job(paths, feed, race.seconds, race.threads, race.seed, progress)
-            found = find_device(name).measure(job)
-            for index, host in enumerate(hosts):
-                readings[index].append(_reading(found, index + 1, paths, expected, host))
-    return [tuple(each) for each in readings]
+        job = Job(paths, feed, race.seconds, race.threads, race.seed, progress)
+        results = tuple(device.measure(job) for device in devices)
+        outputs = tuple(Session(path, SessionConfig()).run(feed) for path in paths)
+        return Measured(results, tuple(load_proto(path).graph for path in paths), outputs)
 
 
-def with_devices(results: Sequence[Latency], readings: Sequence[tuple[DeviceReading, ...]]) -> list[Latency]:
-    """Return the host's results with the devices' beside them."""
-    return [replace(result, devices=found) for result, found in zip(results, readings, strict=True)]
+def with_devices(hosts: Sequence[Latency], measured: Measured) -> tuple[Latency, ...]:
+    """Return the host's results with the devices' beside them.
+
+    Args:
+        hosts: of each model after the first, or of the first alone.
+        measured: the same models.
+    """
+    return tuple(
+        replace(host, devices=tuple(_reading(found, index, measured, host) for found in measured.results))
+        for index, host in enumerate(hosts, 1)
+    )
 
 
 def _file(model: Placed, place: Path) -> Path:
@@ -69,17 +78,7 @@ def _file(model: Placed, place: Path) -> Path:
     return place
 
 
-def _host_outputs(path: Path, feed: Feed) -> Mapping[str, object]:
-    return Session(path, SessionConfig()).run(feed)
-
-
-def _reading(
-    found: DeviceResult,
-    index: int,
-    paths: Sequence[Path],
-    expected: Sequence[Mapping[str, object]],
-    host: Latency,
-) -> DeviceReading:
+def _reading(found: DeviceResult, index: int, measured: Measured, host: Latency) -> DeviceReading:
     """Return what a device says of the first model and the one at ``index``, which may not be there."""
     reference = found.sides[0]
     candidate = found.sides[index] if index < len(found.sides) else None
@@ -88,9 +87,9 @@ def _reading(
         kind=found.kind.value,
         facts={name: _text(value) for name, value in found.facts.items() if name != "warnings"} or None,
         warnings=tuple(found.facts.get("warnings", ())),
-        reference=_side(reference, expected[0]),
-        candidate=None if candidate is None else _side(candidate, expected[index]),
-        layers=() if found.kind is not Kind.COUNTED else _layers(reference, candidate, paths, index),
+        reference=_side(reference, measured.outputs[0]),
+        candidate=None if candidate is None else _side(candidate, measured.outputs[index]),
+        layers=() if found.kind is not Kind.COUNTED else _layers(reference, candidate, measured.graphs, index),
     )
     if candidate is None or candidate.refused is not None:
         return reading
@@ -136,16 +135,18 @@ def _sqnr(side: Side, expected: Mapping[str, object]) -> float | None:
 # ---- layers ------------------------------------------------------------------------------------------------------
 
 
-def _layers(reference: Side, candidate: Side | None, paths: Sequence[Path], index: int) -> tuple[DeviceLayer, ...]:
+def _layers(
+    reference: Side, candidate: Side | None, graphs: Sequence[onnx.GraphProto], index: int
+) -> tuple[DeviceLayer, ...]:
     """Return a row for each layer of the reference, and one for each operator that the runtime inserted."""
-    graph = load_proto(paths[0]).graph
+    graph = graphs[0]
     timed = {row.origin for row in reference.layers if row.origin is not None}
     heads = heads_of(graph, timed)
     rows: dict[tuple[str, bool], list[list[LayerCount]]] = defaultdict(lambda: [[], []])
     for row in reference.layers:
         rows[_key(row, heads)][0].append(row)
     if candidate is not None:
-        origins = origins_of(graph, load_proto(paths[index]).graph)
+        origins = origins_of(graph, graphs[index])
         origins = {name: heads.get(layer, layer) for name, layer in origins.items()}
         for row in candidate.layers:
             rows[_key(row, origins)][1].append(row)
@@ -211,4 +212,4 @@ def _cause(reading: DeviceReading, host: Latency, apart: float) -> str:
 def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)

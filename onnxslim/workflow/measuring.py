@@ -19,7 +19,7 @@ from onnxslim.pipeline.base import Progress, silent
 from onnxslim.report.network import ModelSummary
 from onnxslim.runtime import Feed, RuntimeRefusal
 from onnxslim.workflow.data import DataSettings, gather
-from onnxslim.workflow.devices import read_devices, with_devices
+from onnxslim.workflow.devices import measure_devices, with_devices
 from onnxslim.workflow.source import ModelLike, Source, open_source
 from onnxslim.workflow.summary import cost_of
 
@@ -90,10 +90,9 @@ def run_bench(
     samples = gather(sources[0].model, data).evaluation
     race = replace(race, patience=samples.patience)
     feed = next(iter(samples)).feed
+    measured = measure_devices(devices, sources, feed, race, progress) if devices else None
     results = compare_latency([source.placed.data for source in sources], feed, race, progress)
-    if not devices:
-        return results
-    return tuple(with_devices(results, read_devices(devices, sources, feed, results, race, progress)))
+    return results if measured is None else with_devices(results, measured)
 
 
 def _first_feed(source: Source, data: DataSettings) -> Feed:
