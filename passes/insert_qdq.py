@@ -25,7 +25,6 @@ keeps its output in float. Opsets before 13, which lack scales per channel, are 
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -39,6 +38,8 @@ from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes._qdq_choice import Selection, final_outputs, select, tensors_of
 from onnxslim.passes._qdq_clock import without_slower
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights
+from onnxslim.passes._qdq_integers import Fit
+from onnxslim.passes._qdq_integers import Rounding as Rounding  # noqa: PLC0414  (its options are public)
 from onnxslim.passes._qdq_judge import Draft, Goal
 from onnxslim.passes._qdq_mix import Mixed, mixed
 from onnxslim.passes._qdq_pairs import Quantizer
@@ -62,13 +63,6 @@ EXPLICIT_RESIZE = 11
 """The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
 
 
-class Rounding(enum.Enum):
-    """How weights become integers."""
-
-    NEAREST = "nearest"
-    SECOND_ORDER = "second-order"
-
-
 class QdqPlan(Plan):
     """Which nodes become integer, and the range of every tensor that gets a grid."""
 
@@ -90,7 +84,9 @@ class InsertQdq(PlannedPass[QdqPlan]):
     plan_type = QdqPlan
     needs_samples = True
 
-    rounding: Rounding = option(Rounding.SECOND_ORDER, "of weights: second-order (least error of outputs), or nearest")
+    rounding: Rounding = option(
+        Rounding.SECOND_ORDER, "of weights: second-order (least error of outputs), nearest, or adaround (slow)"
+    )
     samples: int = option(64, "how many calibration samples second-order rounding looks at")
     ranges: RangeMethod = option(
         RangeMethod.MINMAX, "of activations: minmax, average, percentile, mse, entropy, or auto (the least error)"
@@ -185,7 +181,8 @@ class InsertQdq(PlannedPass[QdqPlan]):
         key = (tuple(wanted.nodes), tuple(sorted(wanted.ranges.items())), wanted.style)
         if key not in context.scratch:
             samples = context.require_samples(self.name)
-            context.scratch[key] = fitted_weights(model, wanted, samples.take(self.samples), context)
+            fit = Fit(wanted.style, self.rounding)
+            context.scratch[key] = fitted_weights(model, wanted, fit, samples.take(self.samples), context)
         found: Mapping[str, FittedWeight] = context.scratch[key]
         return found
 
