@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -69,6 +69,10 @@ class Evidence:
     operators: frozenset[str]
     unsupported: Mapping[str, Sequence[str]]
     """By target that was checked: the nodes that do not run there."""
+    doubts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By target: what nobody knows; a target with doubts never passes."""
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    """By target: what to say of one on which every node runs."""
     latency_ms: tuple[float, float] | None = None
     latency_ratio: Interval | None = None
     """95 % interval of candidate / reference."""
@@ -195,14 +199,29 @@ def _judge_require(policy: Policy, evidence: Evidence) -> Iterator[RuleResult]:
             "operators", f"{len(require.operators)} allowed", ", ".join(foreign) or None, None, verdict, reason
         )
     for target in require.targets or ():
-        nodes = evidence.unsupported.get(target)
-        if nodes is None:
-            reason = "this version cannot check that target"
-            yield RuleResult(f"target {target}", "every node", None, None, GateVerdict.INCONCLUSIVE, reason)
-            continue
-        verdict = GateVerdict.FAIL if nodes else GateVerdict.PASS
-        reason = f"do not run there: {', '.join(nodes)}" if nodes else "every node runs there"
-        yield RuleResult(f"target {target}", "every node", ", ".join(nodes) or None, None, verdict, reason)
+        yield _judge_target(target, evidence)
+
+
+def _judge_target(target: str, evidence: Evidence) -> RuleResult:
+    """Fail on nodes that do not run there; otherwise a doubt is inconclusive."""
+    name, limit = f"target {target}", "every node"
+    nodes, doubts = evidence.unsupported.get(target), evidence.doubts.get(target, ())
+    if nodes is None:
+        return RuleResult(name, limit, None, None, GateVerdict.INCONCLUSIVE, "this version cannot check that target")
+    if nodes:
+        reason = f"do not run there: {_first(nodes)}"
+        return RuleResult(name, limit, f"{len(nodes)} not", None, GateVerdict.FAIL, reason)
+    if doubts:
+        reason = f"not known: {_first(doubts)}"
+        return RuleResult(name, limit, f"{len(doubts)} unknown", None, GateVerdict.INCONCLUSIVE, reason)
+    reason = evidence.remarks.get(target, "every node runs there")
+    return RuleResult(name, limit, None, None, GateVerdict.PASS, reason)
+
+
+def _first(lines: Sequence[str], most: int = 3) -> str:
+    """Name the first of many: all of them with ``inspect --target``."""
+    rest = len(lines) - most
+    return "; ".join((*lines[:most], f"and {rest} more") if rest > 0 else lines)
 
 
 def _at_most(name: str, limit: Limit, value: float | None, interval: Interval | None, missing: str) -> RuleResult:

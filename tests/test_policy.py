@@ -61,6 +61,30 @@ def test_requirements(line: str, verdict: GateVerdict) -> None:
     assert judge(read_policy(f"[require]\n{line}", "gate.toml"), EVIDENCE).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("refused", "doubts", "verdict", "observed", "reason"),
+    [
+        ((), (), PASS, None, "every node runs there"),
+        (("Add a (no)",), (), FAIL, "1 not", "do not run there: Add a (no)"),
+        (("Add a (no)",), ("Erf b (who knows)",), FAIL, "1 not", "do not run there: Add a (no)"),
+        ((), ("Erf b (who knows)",), INCONCLUSIVE, "1 unknown", "not known: Erf b (who knows)"),
+        (tuple("abcde"), (), FAIL, "5 not", "do not run there: a; b; c; and 2 more"),
+    ],
+)
+def test_a_doubt_about_a_target_never_passes(
+    refused: tuple[str, ...], doubts: tuple[str, ...], verdict: GateVerdict, observed: str | None, reason: str
+) -> None:
+    evidence = replace(EVIDENCE, unsupported={"qnn": refused}, doubts={"qnn": doubts})
+    rule = judge(read_policy('[require]\ntargets = ["qnn"]', "gate.toml"), evidence).rules[0]
+    assert (rule.verdict, rule.observed, rule.reason) == (verdict, observed, reason)
+
+
+def test_what_is_worth_saying_of_a_target_that_passes() -> None:
+    evidence = replace(EVIDENCE, unsupported={"qnn": ()}, remarks={"qnn": "every node runs there, but 2"})
+    rule = judge(read_policy('[require]\ntargets = ["qnn"]', "gate.toml"), evidence).rules[0]
+    assert (rule.verdict, rule.reason) == (PASS, "every node runs there, but 2")
+
+
 def test_what_was_not_measured_never_passes() -> None:
     unmeasured = replace(EVIDENCE, latency_ms=None, latency_ratio=None, drop=None, sqnr_db=None, top1_agreement=None)
     for line in ('latency = "999%"', 'metric_drop = "99%"', "sqnr_db = 0", "top1_agreement = 0"):

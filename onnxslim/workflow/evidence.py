@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxslim.measure import Latency, RaceSettings, Validation
 from onnxslim.mobile import operators_of
 from onnxslim.pipeline.base import Progress, silent
 from onnxslim.policy import Evidence, Policy
-from onnxslim.runtime import RuntimeRefusal, Session, SessionConfig
+from onnxslim.targets import TARGETS
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.measuring import run_bench, run_validate
 from onnxslim.workflow.source import ModelLike, Source, open_source
 from onnxslim.workflow.summary import cost_of
+from onnxslim.workflow.targeting import shortfalls
 
 
 def collect_evidence(
@@ -41,7 +44,7 @@ def collect_evidence(
         bytes=(theirs.bytes, ours.bytes),
         macs=(_macs(theirs), _macs(ours)),
         operators=frozenset(operators_of(theirs.model)),
-        unsupported=_unsupported(theirs),
+        **_targets(theirs, policy.require.targets or ()),  # type: ignore[arg-type]
         **facts,  # type: ignore[arg-type]
     )
 
@@ -77,10 +80,10 @@ def _is_dynamic(source: Source) -> bool:
     return any(not isinstance(d, int) for spec in source.model.inputs for d in (spec.shape or (None,))[1:])
 
 
-def _unsupported(source: Source) -> dict[str, tuple[str, ...]]:
-    """Only onnxruntime's CPU kernels can be asked here: a model that loads runs there as a whole."""
-    try:
-        Session(source.placed.data, SessionConfig())
-    except RuntimeRefusal as error:
-        return {"arm-cpu": (str(error),)}
-    return {"arm-cpu": ()}
+def _targets(source: Source, names: Sequence[str]) -> dict[str, object]:
+    """Return what does not run on each target, what nobody knows, and a remark; nothing of targets that are unknown."""
+    unsupported, doubts, remarks = {}, {}, {}
+    for name in names:
+        if name in {target.name for target in TARGETS}:
+            unsupported[name], doubts[name], remarks[name] = shortfalls(source, name)
+    return {"unsupported": unsupported, "doubts": doubts, "remarks": remarks}
