@@ -17,7 +17,7 @@ from onnxslim.cli.output import Output
 from onnxslim.cli.supervision import supervised
 from onnxslim.errors import OnnxslimError, one_line
 
-COMMANDS = ("optimize", "inspect", "validate", "bench", "gate", "passes")
+COMMANDS = ("optimize", "inspect", "validate", "bench", "gate", "passes", "device")
 INTERRUPTED = 130
 INTERNAL = 4
 
