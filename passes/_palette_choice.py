@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from onnxslim.ir import Constant, Model, Node, Rewriter, anchor_of, consumers, graph_nodes, is_standard, numpy_dtype
 
-FLOAT32 = np.dtype(np.float32)
+LARGEST = {np.dtype(np.float32): 1e37, np.dtype(np.float16): 3e4}
+"""Types of weights, and the largest number of each: beyond it, levels times scale might not be finite."""
 _POSITIONS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1,), "ConvTranspose": (1,), "Gemm": (0, 1), "MatMul": (0, 1), "Gather": (0,),
     "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2),
@@ -28,9 +30,21 @@ class Candidate:
     readers: tuple[Node, ...]
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its numbers."""
+        dtype = numpy_dtype(self.weight.dtype)
+        assert dtype is not None  # noqa: S101  (or it would be no candidate)
+        return dtype
+
+    @property
     def elements(self) -> int:
-        """How many it has."""
+        """How many numbers it has."""
         return math.prod(map(int, self.weight.shape))
+
+    @property
+    def scales(self) -> int:
+        """How many scales it gets."""
+        return math.prod(int(self.weight.shape[axis]) for axis in self.axes)
 
 
 @dataclass(frozen=True)
@@ -70,8 +84,8 @@ def _is_weight(node: Node, position: int) -> bool:
 def _why_not(tensor: object, rewriter: Rewriter) -> str | None:
     if not isinstance(tensor, Constant):
         return "its weight is computed, or given by the caller"
-    if numpy_dtype(tensor.dtype) != FLOAT32:
-        return "its weight is not float32"
+    if numpy_dtype(tensor.dtype) not in LARGEST:
+        return "its weight is not float32 or float16"
     if rewriter.is_output(tensor):
         return "the model returns its weight"
     for reader in consumers(tensor):
@@ -84,15 +98,24 @@ def _why_not(tensor: object, rewriter: Rewriter) -> str | None:
 
 
 def _axes(node: Node, position: int, weight: Constant) -> tuple[int, ...]:
-    """Return the axes along which each index is an output channel of ``node``."""
-    rank, shape = len(weight.shape), weight.shape
+    """Return the axes, ascending, along which each index is an output channel of ``node``."""
+    rank = len(weight.shape)
+    return tuple(axis for axis in _channel_axes(node, position, weight, rank) if 0 <= axis < rank)
+
+
+def _channel_axes(node: Node, position: int, weight: Constant, rank: int) -> tuple[int, ...]:
     if node.op in ("LSTM", "GRU", "RNN"):
         return (0, 1)
     if node.op == "ConvTranspose":
-        return (0,) if int(shape[1]) == 1 and int(node.attrs.get("group", 1)) > 1 else (1,)
+        return (0,) if _is_depthwise(node, weight) else (1,)
     if node.op == "Gemm":
         across = bool(node.attrs.get("transA")) if position == 0 else not node.attrs.get("transB")
         return (1,) if across else (0,)
     if node.op == "MatMul":
         return () if rank < 2 else (*range(rank - 2), rank - 1 if position == 1 else rank - 2)
-    return (int(node.attrs.get("axis", 0)) % rank,) if node.op == "Gather" else (0,)
+    return (int(node.attrs.get("axis", 0)) % max(rank, 1),) if node.op == "Gather" else (0,)
+
+
+def _is_depthwise(node: Node, weight: Constant) -> bool:
+    """Whether each group of a ConvTranspose has one output channel: then its weights lie along the first axis."""
+    return int(node.attrs.get("group", 1)) > 1 and [int(size) for size in weight.shape[1:2]] == [1]

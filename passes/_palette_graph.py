@@ -4,6 +4,7 @@
     1, 2, 4 bits          W = Mul(Reshape(Gather(T, Cast(b))), s)       T: for each byte, the levels it holds
     3, 5, 6, 7 bits       W = Mul(Gather(levels, i), s),  i = i₁ | i₂ … unpacked from planes of 4, 2 and 1 bits
     codebook of 8 bits    W = Mul(Gather(levels, Cast(i)), s)
+    float16               W = Cast(…) of the same
 
 Nothing but Cast, Gather, Reshape, Slice, Mul and Add (BitwiseOr, where the opset has it): any opset has these, and
 onnxruntime folds them from its basic level on. It keeps every intermediate result until it has folded all weights,
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.ir import Constant, Rewriter, Tensor, Variable
+from onnxslim.ir import Constant, Rewriter, Tensor, Variable, numpy_dtype
 from onnxslim.passes._palette import MOST_BITS, Palette
 
 Array = npt.NDArray[Any]
-FLOAT, INT32 = 1, 6
+FLOAT, INT32, FLOAT16 = 1, 6, 10
 """ONNX's numbers of these types."""
 BITWISE = 18
 """The first opset with BitwiseOr."""
@@ -50,7 +51,10 @@ def pack(index: npt.NDArray[np.uint8], shift: int, width: int) -> npt.NDArray[np
     per_byte = 8 // width
     part = (index.reshape(-1) >> shift) & (2**width - 1)
     part = np.pad(part, (0, -len(part) % per_byte)).reshape(-1, per_byte)
-    return np.asarray((part << (width * np.arange(per_byte))).sum(axis=1), np.uint8)
+    packed = part[:, 0].copy()
+    for place in range(1, per_byte):
+        packed |= part[:, place] << (width * place)
+    return packed
 
 
 def unpacked_bytes(width: int, shift: int) -> npt.NDArray[np.uint8]:
@@ -73,9 +77,14 @@ class Expander:
         else:
             unit = self._codebook(weight.name, palette)
         scale = self._rewriter.constant(f"{weight.name}_s", palette.scale)
-        result = Variable(weight.name, np.float32, list(palette.index.shape))
+        dtype = numpy_dtype(weight.dtype)
+        result = Variable(weight.name, dtype, list(palette.index.shape))
         self._rewriter.replace(weight, result)
-        self._rewriter.insert("Mul", [unit, scale], [result])
+        if dtype == np.float16:
+            whole = self._node("Mul", [unit, scale], np.float32, palette.index.shape)
+            self._rewriter.insert("Cast", [whole], [result], {"to": FLOAT16})
+        else:
+            self._rewriter.insert("Mul", [unit, scale], [result])
 
     def _integers(self, name: str, palette: Palette) -> Tensor:
         """Levels are integers: they are stored themselves, or are few enough for a table of all bytes."""

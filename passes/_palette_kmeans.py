@@ -2,13 +2,14 @@
 
 On a line clusters are intervals, so a dynamic programme finds the best: with C(i, j) the error of points i to j − 1
 around their mean, E_k(j) = min_i E_{k−1}(i) + C(i, j). (Wang & Song 2011, "Ckmeans.1d.dp".) Of many points it sees
-bins, some equally wide and some equally full. Lloyd's algorithm (1982) then settles on the values themselves. Many
+bins, some equally wide and some equally full. Lloyd's algorithm (1982) then settles on the points themselves. Many
 levels are laid as dense as the cube root of the values instead, which fine levels approach. (Panter & Dite 1951.)
-Nothing is random.
+Nothing is random, and nothing is sorted but what :func:`gathered` leaves of values, however many those are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-BINS = 12
-"""For each level: more find no better ones."""
+FINE = 2**17
+"""Bins between −1 and 1 that values are gathered in: far finer than any two levels."""
+BINS, LEAST_BINS = 6, 256
+"""Bins that the programme sees, for each level and at least: more find no better levels."""
 EXACT = 64
 """Levels up to which the programme runs; more are laid by density, and it would gain less than 0.5 dB."""
 MOST_STEPS = 100
@@ -45,6 +48,24 @@ class _Sums:
         """Return the mean of each interval between neighbours in ``bounds``; ``otherwise`` where it is empty."""
         weight = np.diff(self.weight[bounds])
         return np.where(weight > 0, np.diff(self.first[bounds]) / np.where(weight > 0, weight, 1.0), otherwise)
+
+
+def gathered(parts: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Return points that stand for many: the means of values in fine bins, and what they count.
+
+    Args:
+        parts: pairs of (values between −1 and 1, what the squared error of each counts, 0 or more) of the same shape.
+
+    Returns:
+        Points in order, and positive numbers: one 0 that counts 1 where nothing counts.
+    """
+    counts, sums = np.zeros(FINE), np.zeros(FINE)
+    for values, weights in parts:
+        places = np.clip((values + 1) * (FINE / 2), 0, FINE - 1).astype(np.int64).reshape(-1)
+        counts += np.bincount(places, weights.reshape(-1), FINE)
+        sums += np.bincount(places, (weights * values).reshape(-1), FINE)
+    held = counts > np.finfo(np.float64).tiny
+    return (sums[held] / counts[held], counts[held]) if held.any() else (np.zeros(1), np.ones(1))
 
 
 def codebook(values: Array, weights: Array, count: int) -> Floats:
@@ -93,8 +114,8 @@ def _settled(x: Floats, points: _Sums, book: Floats) -> tuple[float, Floats]:
 
 def _by_programme(x: Floats, w: Floats, count: int) -> Floats:
     """Return the best centres of bins of the values, each bin standing at its mean."""
-    ends = _bins(x, BINS * count)
     whole = _sums(x, w)
+    ends = _bins(x, whole, max(BINS * count, LEAST_BINS))
     points = _Sums(whole.weight[ends], whole.first[ends], whole.second[ends])
     size = len(ends)
     i, j = np.arange(size)[:, None], np.arange(size)[None, :]
@@ -111,13 +132,13 @@ def _by_programme(x: Floats, w: Floats, count: int) -> Floats:
     return np.sort(points.means(np.array([0, *reversed(bounds)]), np.full(count, x[0])))
 
 
-def _bins(x: Floats, most: int) -> npt.NDArray[np.int64]:
+def _bins(x: Floats, points: _Sums, most: int) -> npt.NDArray[np.int64]:
     """Return where up to ``most`` bins of the values end, 0 in front: each value its own where that is enough."""
     if len(x) <= most:
         return np.arange(len(x) + 1)
     wide = np.searchsorted(x, np.linspace(x[0], x[-1], most // 2 + 1)[1:-1])
-    full = np.linspace(0, len(x), most // 2 + 1).astype(np.int64)
-    return np.unique(np.concatenate((wide, full)))
+    full = np.searchsorted(points.weight, np.linspace(0, points.weight[-1], most // 2 + 1)[1:-1])
+    return np.unique(np.concatenate(([0], wide, full, [len(x)])))
 
 
 def _by_density(x: Floats, w: Floats, count: int) -> Floats:

@@ -1,6 +1,6 @@
 """palettize: weights take few bits in the file, and are floats again as soon as onnxruntime has loaded it.
 
-Given   y = Conv(x, W), Gemm, MatMul, ConvTranspose, LSTM, GRU, RNN or Gather, with W constant in float32
+Given   y = Conv(x, W), Gemm, MatMul, ConvTranspose, LSTM, GRU, RNN or Gather, with W constant
 Result  y = Conv(x, Ŵ),  Ŵ = levels[index] · scale, computed by Cast, Gather, Reshape and Mul of constants
 
 with a scale for each output channel and levels that a grid of whole numbers has, or that k-means finds (``_palette``,
@@ -11,9 +11,17 @@ prepacked layouts: inference is that of a float model, in time and in memory; on
 on the device are smaller. DequantizeLinear it would keep, and run in every inference. For the same reason nothing is
 gained in the ORT format, which stores what was folded.
 
+With samples, layers are fitted to what they compute on them (``_palette_fit``), which takes the place of training.
+Share of the file, and top-1 to the nearest → fitted, of three networks that have 80.4, 80.4 and 88.3 % as floats:
+
+    TABLE
+
+Float16 may come first, not after it: it would compute the expansion in halves, which x86 has no kernels to fold with.
+
 Left alone, with the reason:
 
-1. weights that are computed or that a caller may override, that are not float32, and NaN, Inf or numbers beyond 1e37;
+1. weights that are computed or that a caller may override, neither float32 nor float16, or with NaN, Inf or numbers
+   near the largest of their type;
 2. weights that another operator reads too, that the model returns, or that lie in or are read by subgraphs;
 3. weights that are too small, or would not be smaller;
 4. layers that the options exclude; of integer models, whatever is integer already.
@@ -21,20 +29,30 @@ Left alone, with the reason:
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from onnxslim.analysis.recurrent_inputs import linear_part
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import Model, Rewriter, anchor_of, array_of, selects
-from onnxslim.passes._palette import MOST_BITS, GridChoice, palette_of
-from onnxslim.passes._palette_choice import Candidate, weights_of
+from onnxslim.ir import Model, Rewriter, anchor_of, array_of, attribute, is_standard, selects
+from onnxslim.passes._forms import set_bias
+from onnxslim.passes._palette import MOST_BITS, GridChoice
+from onnxslim.passes._palette_choice import LARGEST, Candidate, Weights, weights_of
+from onnxslim.passes._palette_fit import POSITIONS, Fitted, fitted_palettes, nearest_palette
 from onnxslim.passes._palette_graph import Expander, stored_bytes
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
-LARGEST = 1e37
-"""Weights beyond it are left: levels times scale might not be finite."""
+
+class Fit(enum.Enum):
+    """Whether palettes are fitted to samples."""
+
+    AUTO = "auto"
+    """If there are any."""
+    OFF = "off"
 
 
 class Stored(BaseModel):
@@ -47,10 +65,21 @@ class Stored(BaseModel):
     """Of an index; only k-means has a choice."""
 
 
+class FitPlan(BaseModel):
+    """On what weights are fitted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(ge=1)
+    positions: int = Field(default=POSITIONS, ge=1)
+
+
 class PalettePlan(Plan):
     """How each weight is stored, by its name, in order."""
 
     weights: dict[str, Stored]
+    fit: FitPlan | None = None
+    """None: each weight goes to the nearest."""
     refused: tuple[tuple[str, str], ...] = ()
     """(anchor, reason)."""
 
@@ -67,6 +96,8 @@ class Palettize(PlannedPass[PalettePlan]):
         GridChoice.INT8, "levels of weights: int8, int4, kmeans (a codebook for each weight), or sign (two levels)"
     )
     bits: int = option(4, "of grid=kmeans: a codebook has 2^bits levels, 1 to 8")
+    fit: Fit = option(Fit.AUTO, "fit layers to what they compute on the samples: auto if there are any, or off")
+    samples: int = option(256, "how many calibration samples to fit to")
     min_size: int = option(1024, "leave weights with fewer elements")
     only: tuple[str, ...] = option((), "palettize only layers that match these patterns, e.g. conv*|fc?")
     exclude: tuple[str, ...] = option((), "leave layers that match these patterns")
@@ -75,12 +106,13 @@ class Palettize(PlannedPass[PalettePlan]):
         """Refuse options out of range."""
         if not 1 <= self.bits <= MOST_BITS:
             raise SpecError(f"option 'bits' of {self.name} is {self.bits}: give 1 to {MOST_BITS}")
-        if self.min_size < 0:
-            raise SpecError(f"option 'min-size' of {self.name} is {self.min_size}: give 0 or more")
+        for name, count, least in (("samples", self.samples, 1), ("min-size", self.min_size, 0)):
+            if count < least:
+                raise SpecError(f"option {name!r} of {self.name} is {count}: give {least} or more")
 
     def plan(self, model: Model, context: PassContext) -> PalettePlan:
         """Choose weights."""
-        weights = weights_of(model)
+        weights = _weights_with_constants(model)
         chosen = {}
         stored = Stored(grid=self.grid, bits=self.grid.bits(self.bits))
         refused = list(weights.refused)
@@ -90,7 +122,12 @@ class Palettize(PlannedPass[PalettePlan]):
                 chosen[name] = stored
             else:
                 refused.append((anchor_of(candidate.readers[0]), reason))
-        return PalettePlan(weights=chosen, refused=tuple(refused))
+        return PalettePlan(weights=chosen, fit=self._fit_plan(context) if chosen else None, refused=tuple(refused))
+
+    def _fit_plan(self, context: PassContext) -> FitPlan | None:
+        if self.fit is Fit.OFF or context.samples is None:
+            return None
+        return FitPlan(samples=len(context.samples.take(self.samples)))
 
     def _why_not(self, candidate: Candidate, bits: int) -> str | None:
         if not all(selects(node, self.only, self.exclude) for node in candidate.readers):
@@ -98,8 +135,7 @@ class Palettize(PlannedPass[PalettePlan]):
         elements = candidate.elements
         if elements < max(1, self.min_size):
             return f"its weight has {elements} elements, fewer than min-size ({self.min_size})"
-        scales = int(np.prod([int(candidate.weight.shape[axis]) for axis in candidate.axes], dtype=np.int64))
-        if stored_bytes(elements, scales, bits) >= 4 * elements:
+        if stored_bytes(elements, candidate.scales, bits) >= candidate.dtype.itemsize * elements:
             return "its weight would not be smaller"
         return _unfit(candidate)
 
@@ -107,25 +143,64 @@ class Palettize(PlannedPass[PalettePlan]):
         """Store each weight as ``plan`` says.
 
         Raises:
-            PassError: the plan names a weight that this model has not, or that cannot be stored so.
+            PassError: the plan names a weight that this model has not, or that cannot be stored so; or activations are
+                not finite.
+            SpecError: the plan was made with samples, and there are none.
         """
         for anchor, reason in plan.refused:
             rewriter.refuse(self.name, anchor, reason)
+        if not plan.weights:
+            return
+        _store_constants(rewriter, plan.weights)
         found = weights_of(rewriter.model).found
-        expander = Expander(rewriter)
-        for done, (name, stored) in enumerate(plan.weights.items()):
-            context.progress(self.name, done, len(plan.weights))
+        for name in plan.weights:
             if name not in found or not found[name].elements or _unfit(found[name]):
                 raise PassError(f"the plan does not fit the model: no weight {name!r} that palettize can store")
-            values = array_of(found[name].weight)
-            assert values is not None  # noqa: S101  (it is a constant)
-            bits = stored.grid.bits(stored.bits)
-            expander.write(found[name].weight, palette_of(values, found[name].axes, stored.grid, bits))
+        expander = Expander(rewriter)
+        for name, made in self._made(rewriter.model, plan, found, context):
+            node = found[name].readers[0]
+            if made.bias is not None:
+                set_bias(linear_part(node), made.bias, rewriter)
+            expander.write(found[name].weight, made.palette)
+
+    def _made(
+        self, model: Model, plan: PalettePlan, found: Mapping[str, Candidate], context: PassContext
+    ) -> Iterator[tuple[str, Fitted]]:
+        wanted = {name: (each.grid, each.grid.bits(each.bits)) for name, each in plan.weights.items()}
+        fitted: dict[str, Fitted] = {}
+        if plan.fit is not None:
+            samples = context.require_samples(self.name).take(plan.fit.samples)
+            fitted = fitted_palettes(model, wanted, samples, plan.fit.positions, context)
+        for done, (name, how) in enumerate(wanted.items()):
+            context.progress(self.name, done, len(wanted))
+            yield name, fitted.pop(name) if name in fitted else Fitted(nearest_palette(found[name], how))
+
+
+def _weights_with_constants(model: Model) -> Weights:
+    """Return the weights of ``model``, those in Constant nodes too."""
+    held = [node.outputs[0].name for node in model.graph.nodes if is_standard(node, "Constant")]
+    if held:
+        model = model.copy()
+        _store_constants(Rewriter(model), held)
+    return weights_of(model)
+
+
+def _store_constants(rewriter: Rewriter, names: Iterable[str]) -> None:
+    """Make initializers of the Constant nodes that compute tensors called ``names``."""
+    chosen = set(names)
+    for node in list(rewriter.model.graph.nodes):
+        value = attribute(node, "value") if is_standard(node, "Constant") else None
+        if value is not None and node.outputs[0].name in chosen and rewriter.fold(node.outputs[0], value):
+            rewriter.remove(node)
+    rewriter.finish()
 
 
 def _unfit(candidate: Candidate) -> str | None:
     """Return why the values cannot be stored on any grid."""
     values = array_of(candidate.weight)
-    if values is None or not np.isfinite(values).all():
+    assert values is not None  # noqa: S101  (it is a constant)
+    largest = float(np.maximum(values.max(), -values.min()))
+    if not np.isfinite(largest):
         return "its weight has NaN or Inf"
-    return f"its weight has numbers beyond {LARGEST:g}" if np.abs(values).max(initial=0) > LARGEST else None
+    limit = LARGEST[candidate.dtype]
+    return f"its weight has numbers beyond {limit:g}" if largest > limit else None
