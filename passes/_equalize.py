@@ -2,13 +2,15 @@
 
 For a unit u (channels that share a scale), r₁ is the largest weight that makes it or value that it takes on samples,
 and r₂ the largest weight that reads it, each as a fraction of the largest of its whole weight or tensor; over several,
-the largest fraction counts. With
+the largest fraction counts. Without samples, biases and the scales of normalizations stand for values. With
 
-    s_u = √(r₁ / r₂)
+    s_u = r₁^α / r₂^(1 − α)
 
-both become equal, which is best for the product of their precisions (Nagel et al. 2019, "Data-Free Quantization Through
-Weight Equalization and Bias Correction", §4.1 and appendix A; there for weights alone, and one layer on each side).
-Layers lie on both sides of several units, so this is repeated, group by group, until nothing moves.
+and α = ½ both become equal, which is best for the product of their precisions (Nagel et al. 2019, "Data-Free
+Quantization Through Weight Equalization and Bias Correction", §4.1 and appendix A; there for weights alone, and one
+layer on each side). Any other α moves more, or less, of what differs between channels into the weights that read them
+(Xiao et al. 2023, "SmoothQuant", eq. 4; there for values and the weights that read them). Layers lie on both sides of
+several units, so this is repeated, group by group, until nothing moves.
 """
 
 from __future__ import annotations
@@ -44,40 +46,44 @@ class Bounds:
     low: Floats
     high: Floats
 
+    def narrow(self, units: Labels, low: Floats, high: Floats) -> None:
+        """Let ``units`` (−1 is none) lie between ``low`` and ``high`` as well, where both hold 0."""
+        own = units >= 0
+        np.maximum.at(self.low, units[own], low[own])
+        np.minimum.at(self.high, units[own], high[own])
+
 
 @dataclass(frozen=True)
 class _Range:
-    """The largest values of a weight or tensor, and the units that scale them."""
+    """The largest values of a weight or tensor, and the units that scale them. All three broadcast to one shape."""
 
     largest: Floats
-    """Shape (n,)."""
     into: Labels
-    """Units that multiply each, −1 where none does. Shape (n,)."""
+    """Units that multiply each, −1 where none does."""
     out: Labels
     """Units that divide each."""
 
-    def scaled(self, logs: Floats) -> Floats:
+    def scaled(self, scales: Floats) -> Floats:
         """Return what the largest values become, as fractions of the largest of all.
 
         Args:
-            logs: log2 of each scale, and a 0 at the end. Shape (units + 1,).
+            scales: of each unit, and a 1 at the end. Shape (units + 1,).
         """
-        values = self.largest * np.exp2(logs[self.into] - logs[self.out])
+        values = self.largest * (scales[self.into] / scales[self.out])
         fractions: Floats = np.maximum(values / max(float(values.max(initial=0.0)), 1e-300), LEAST)
         return fractions
 
 
-def _of_weight(part: Parameter) -> _Range:
-    shape = np.broadcast_shapes(part.into.shape, part.out.shape)
-    others = tuple(axis for axis, size in enumerate(shape) if size == 1)
-    largest = np.abs(part.values).max(axis=others, keepdims=True).astype(np.float64)
-    into, out = (np.broadcast_to(labels, largest.shape).reshape(-1) for labels in (part.into, part.out))
-    return _Range(largest.reshape(-1), into, out)
+def _of_constant(part: Parameter) -> _Range:
+    shape = np.broadcast_shapes(part.values.shape, part.into.shape, part.out.shape)
+    into, out = (labels.reshape((1,) * (len(shape) - labels.ndim) + labels.shape) for labels in (part.into, part.out))
+    alike = tuple(axis for axis in range(len(shape)) if into.shape[axis] == out.shape[axis] == 1)
+    largest = np.abs(np.broadcast_to(part.values, shape)).max(axis=alike, keepdims=True)
+    return _Range(largest.astype(np.float64), into, out)
 
 
 def _of_tensor(labels: Labels, peaks: Peaks) -> _Range:
-    largest, units = peaks.largest.reshape(-1), labels.reshape(-1)
-    return _Range(largest, np.full(units.size, -1, np.int64), units)
+    return _Range(peaks.largest, np.full((1,) * labels.ndim, -1, np.int64), labels)
 
 
 def free(scales: Equalizable) -> Bounds:
@@ -85,37 +91,49 @@ def free(scales: Equalizable) -> Bounds:
     return Bounds(np.full(scales.size, -WIDEST), np.full(scales.size, WIDEST))
 
 
-def balanced(scales: Equalizable, bounds: Bounds, peaks: Mapping[str, Peaks]) -> Floats:
+def balanced(scales: Equalizable, bounds: Bounds, peaks: Mapping[str, Peaks], strength: float = 0.5) -> Floats:
     """Return log2 of each unit's scale. Shape (units,).
 
     Args:
         scales: what can be scaled.
         bounds: between which each must lie.
         peaks: of tensors that get a grid, by name; none where there are no samples.
+        strength: α: how much of the differences between channels moves from what makes them to what reads them.
     """
-    weights = [_of_weight(part) for part in scales.weights]
+    weights = [_of_constant(part) for part in scales.weights]
     tensors = [_of_tensor(scales.tensors[name], found) for name, found in peaks.items()]
+    if not tensors:
+        tensors = [_of_constant(part) for part in (*scales.makers, *scales.shifts) if (part.out >= 0).any()]
     sides = [_sides(weights, tensors, group.units, scales.size) for group in scales.groups]
     logs = np.zeros(scales.size + 1)
     for _ in range(SWEEPS):
         before = logs.copy()
         for group, (makers, readers) in zip(scales.groups, sides, strict=True):
-            _balance(logs, group.units, makers, readers, bounds)
+            _balance(logs, group.units, makers, readers, bounds, strength)
         if np.abs(logs - before).max(initial=0.0) <= SETTLED:
             break
     return logs[:-1]
 
 
-def _balance(logs: Floats, units: Labels, makers: Sequence[_Range], readers: Sequence[_Range], bounds: Bounds) -> None:
+def _balance(
+    logs: Floats, units: Labels, makers: Sequence[_Range], readers: Sequence[_Range], bounds: Bounds, strength: float
+) -> None:
     """Make what makes each of ``units`` and what reads it equal."""
+    scales = np.exp2(logs)
     made, read = np.zeros(logs.size), np.zeros(logs.size)
     for part in makers:
-        np.maximum.at(made, part.out, part.scaled(logs))
+        _raise(made, part.out, part.scaled(scales))
     for part in readers:
-        np.maximum.at(read, part.into, part.scaled(logs))
+        _raise(read, part.into, part.scaled(scales))
     able = units[(made[units] > 0) & (read[units] > 0)]
-    moved = logs[able] + 0.5 * np.log2(made[able] / read[able])
+    moved = logs[able] + strength * np.log2(made[able]) - (1 - strength) * np.log2(read[able])
     logs[able] = np.clip(moved, bounds.low[able], bounds.high[able])
+
+
+def _raise(largest: Floats, labels: Labels, values: Floats) -> None:
+    """Let ``largest`` of each label be no less than any of its values."""
+    others = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
+    np.maximum.at(largest, labels, values.max(axis=others, keepdims=True))
 
 
 def _sides(

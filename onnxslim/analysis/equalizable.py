@@ -8,6 +8,8 @@ A layer with constant weights makes variables of its own for its outputs and tak
 
     y / s_y = (W · s_x / s_y) · (x / s_x) + b / s_y
 
+A normalization makes variables of its own too, whatever it reads: its scale γ and its shift β are divided.
+
 Operators that are positively homogeneous, f(s·x) = s·f(x) for s > 0, hand variables on; Add and Concat make them equal
 or put them beside each other; what is not understood holds them at 1, with a reason. ``equalizable_rules`` has one
 small rule for each operator.
@@ -25,7 +27,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from onnxslim.ir import Model, Node, Tensor, anchor_of, dims_of
+from onnxslim.ir import Model, Node, Tensor, anchor_of, dims_of, producer
 
 Array = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]
@@ -72,9 +74,13 @@ class Flow:
     count: int = 1
     """Variables so far, the 0 among them."""
     weights: list[Parameter] = field(default_factory=list)
+    makers: list[Parameter] = field(default_factory=list)
+    """Scales of normalizations: they make channels as weights do, but are never quantized by themselves."""
     shifts: list[Parameter] = field(default_factory=list)
     """Biases, and whatever else must follow the scales but is never quantized by itself."""
     caps: list[Cap] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    """Layers whose weights no scale can meet: (anchor, reason)."""
     _of: dict[int, tuple[Tensor, Labels]] = field(default_factory=dict)
     _same: list[tuple[Labels, Labels]] = field(default_factory=list)
     _held: list[tuple[Labels, str]] = field(default_factory=list)
@@ -91,8 +97,15 @@ class Flow:
         return id(tensor) in self._of
 
     def give(self, tensor: Tensor, labels: Labels) -> None:
-        """Say which variables ``tensor`` has."""
-        if tensor.name and labels.any():
+        """Say which variables ``tensor`` has; those of one whose shape is not known, or is another, stay at 1."""
+        if not tensor.name or not labels.any():
+            return
+        dims = dims_of(tensor)
+        if dims is None or len(dims) != labels.ndim:
+            self.hold(labels, "the rank of a tensor that holds it is not known")
+        elif any(size not in (1, dim) for size, dim in zip(labels.shape, dims, strict=True)):
+            self.hold(labels, "the size of a tensor that holds it is not known")
+        else:
             self._of[id(tensor)] = tensor, labels
 
     def named(self, units: Labels) -> Iterator[tuple[str, Labels]]:
@@ -112,7 +125,8 @@ class Flow:
         """Make variables equal that meet where both are broadcast; return those of the result."""
         shape = np.broadcast_shapes(left.shape, right.shape)
         a, b = np.broadcast_to(left, shape), np.broadcast_to(right, shape)
-        self._same.append((a.reshape(-1), b.reshape(-1)))
+        both = (a != 0) & (b != 0)
+        self._same.append((a[both], b[both]))
         self.hold(np.where(a == 0, b, a)[(a == 0) != (b == 0)], "it is joined with something that is not scaled")
         return np.where(a == 0, b, a)
 
@@ -129,27 +143,44 @@ class Flow:
 
     # ---- what comes of it --------------------------------------------------------------------------------
 
-    def solved(self) -> tuple[Labels, dict[int, list[str]]]:
-        """Return the unit of each variable, −1 where it is held at 1, and the reasons by variable.
+    def solved(self) -> tuple[Labels, Reasons]:
+        """Return the unit of each variable, −1 where it is held at 1, and why those are held.
 
         Units count from 0 in the order of their first variable. Shape (count,).
         """
-        pairs = [*self._same, *((labels, np.zeros_like(labels)) for labels, _ in self._held)]
-        left = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in pairs)])
-        right = np.concatenate([np.zeros(0, np.int64), *(b for _, b in pairs)])
-        matrix = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(self.count, self.count))
-        _, component = connected_components(matrix, directed=False)
-        reasons: dict[int, list[str]] = defaultdict(list)
+        left = np.concatenate([np.zeros(0, np.int64), *(a for a, _ in self._same)])
+        right = np.concatenate([np.zeros(0, np.int64), *(b for _, b in self._same)])
+        component = _components(left, right, self.count)
+        why: dict[int, dict[str, None]] = defaultdict(dict)
         for labels, reason in self._held:
-            for label in labels.tolist():
-                reasons[label].append(reason)
-        free = component != component[0]
+            for home in np.unique(component[labels]).tolist():
+                why[home][reason] = None
+        free = ~np.isin(component, [component[0], *why])
         _, first, inverse = np.unique(component[free], return_index=True, return_inverse=True)
         rank = np.empty(len(first), np.int64)
         rank[np.argsort(first)] = np.arange(len(first))
         units = np.full(self.count, -1, np.int64)
         units[free] = rank[inverse]
-        return units, reasons
+        return units, Reasons(component, why)
+
+
+def _components(left: Labels, right: Labels, count: int) -> Labels:
+    """Return the component of each of ``count`` vertices, of which each of ``left`` is linked to that of ``right``."""
+    links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(count, count))
+    return np.asarray(connected_components(links, directed=False)[1], np.int64)
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why variables are held at 1: all that are equal for the reasons of each."""
+
+    component: Labels
+    by_component: dict[int, dict[str, None]]
+
+    def of(self, labels: Labels) -> tuple[str, ...]:
+        """Return the reasons of some variables, each once."""
+        homes = np.unique(self.component[labels]).tolist()
+        return tuple(dict.fromkeys(reason for home in homes for reason in self.by_component.get(home, ())))
 
 
 @dataclass(frozen=True)
@@ -170,16 +201,25 @@ class Group:
 
 @dataclass(frozen=True)
 class Equalizable:
-    """The scales of a model. Labels of ``weights``, ``shifts`` and ``caps`` are units, −1 where the scale is 1."""
+    """The scales of a model. Labels of all its parameters and caps are units, −1 where the scale is 1."""
 
     size: int
     """How many units there are."""
     weights: tuple[Parameter, ...]
+    makers: tuple[Parameter, ...]
+    """Scales of normalizations, which no grid is for."""
     shifts: tuple[Parameter, ...]
     caps: tuple[Cap, ...]
     groups: tuple[Group, ...]
     tensors: dict[str, Labels]
     """Units of every tensor that can be scaled, in an array that broadcasts against it."""
+    left: tuple[tuple[str, str], ...]
+    """Layers whose weights no scale can meet, and those that read what nothing scales: (anchor, reason)."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Every constant that scales meet."""
+        return (*self.weights, *self.makers, *self.shifts)
 
 
 def analyze_scales(model: Model) -> Equalizable:
@@ -192,10 +232,12 @@ def analyze_scales(model: Model) -> Equalizable:
     return Equalizable(
         size=int(units.max(initial=-1)) + 1,
         weights=tuple(_named(part, units) for part in flow.weights),
+        makers=tuple(_named(part, units) for part in flow.makers),
         shifts=tuple(_named(part, units) for part in flow.shifts),
         caps=tuple(Cap(cap.node, units[cap.labels], cap.low, cap.high) for cap in flow.caps),
         groups=tuple(_groups(flow, units, reasons)),
         tensors=dict(flow.named(units)),
+        left=(*flow.left, *_unmade(flow)),
     )
 
 
@@ -203,16 +245,23 @@ def _named(part: Parameter, units: Labels) -> Parameter:
     return Parameter(part.node, part.slot, part.values, units[part.into], units[part.out])
 
 
-def _groups(flow: Flow, units: Labels, reasons: dict[int, list[str]]) -> list[Group]:
+def _unmade(flow: Flow) -> Iterator[tuple[str, str]]:
+    for part in flow.weights:
+        source = part.node.inputs[0 if part.slot else 1]
+        if not flow.is_scaled(source):
+            maker = producer(source)
+            what = "no node makes it" if maker is None else f"{maker.op} makes it"
+            yield part.anchor, f"nothing scales {source.name!r}, which it reads: {what}"
+
+
+def _groups(flow: Flow, units: Labels, reasons: Reasons) -> list[Group]:
     """Put layers together that make the same units."""
-    made = [(part.anchor, np.unique(part.out[part.out != 0])) for part in flow.weights]
+    made = [(part.anchor, np.unique(part.out[part.out != 0])) for part in (*flow.weights, *flow.makers)]
     made = [(anchor, labels) for anchor, labels in made if labels.size]
     rows = np.concatenate([np.zeros(0, np.int64), *(np.full(labels.size, i) for i, (_, labels) in enumerate(made))])
     columns = units[np.concatenate([np.zeros(0, np.int64), *(labels for _, labels in made)])]
     kept = columns >= 0
-    size = len(made) + int(units.max(initial=-1)) + 1
-    links = coo_array((np.ones(int(kept.sum()), np.int8), (rows[kept], len(made) + columns[kept])), shape=(size, size))
-    _, component = connected_components(links, directed=False)
+    component = _components(rows[kept], len(made) + columns[kept], len(made) + int(units.max(initial=-1)) + 1)
     homes: dict[int, list[int]] = defaultdict(list)
     for index in range(len(made)):
         homes[int(component[index])].append(index)
@@ -220,7 +269,6 @@ def _groups(flow: Flow, units: Labels, reasons: dict[int, list[str]]) -> list[Gr
     for indices in homes.values():
         labels = np.concatenate([made[index][1] for index in indices])
         own = np.unique(units[labels])
-        why = dict.fromkeys(reason for label in labels.tolist() for reason in reasons.get(label, ()))
         layers = tuple(made[index][0] for index in indices)
-        found.append(Group(layers[0], layers, own[own >= 0], tuple(why)))
+        found.append(Group(layers[0], layers, own[own >= 0], reasons.of(labels)))
     return found

@@ -121,6 +121,8 @@ def _gather(node: Node, flow: Flow) -> None:
         flow.give(node.outputs[0], labels.reshape(shape))
     elif indices is None or added is None:
         flow.hold(labels, "Gather picks channels by computed indices")
+    elif indices.size and not -labels.shape[axis] <= indices.min() <= indices.max() < labels.shape[axis]:
+        flow.hold(labels, "Gather picks channels that do not exist")
     else:
         flow.give(node.outputs[0], np.take(labels, indices.astype(np.int64), axis))
 
@@ -193,9 +195,17 @@ def reshaped(labels: Labels, before: Sequence[Dim], after: Sequence[Dim]) -> Lab
                     return None
                 spread[i], new[j] = left[i], right[j]
     head, tail = labels.shape[:start], labels.shape[len(before) - end :]
-    if math.prod(spread) > LARGEST:
+    if math.prod((*head, *spread, *tail)) > LARGEST:
         return None
-    return np.broadcast_to(labels, (*head, *spread, *tail)).reshape((*head, *new, *tail))
+    return _narrowed(np.broadcast_to(labels, (*head, *spread, *tail)).reshape((*head, *new, *tail)))
+
+
+def _narrowed(labels: Labels) -> Labels:
+    """Return labels without the axes along which they do not vary."""
+    for axis in range(labels.ndim):
+        first = labels.take([0], axis)
+        labels = first if (labels == first).all() else labels
+    return labels
 
 
 def _common(before: Sequence[Dim], after: Sequence[Dim]) -> tuple[int, int]:
