@@ -7,6 +7,7 @@ if __name__ != "onnxslim.passes":
 
 from onnxslim.passes._rank_survey import SurveyOptions, survey_ranks
 from onnxslim.passes._ranking import PruneCriterion
+from onnxslim.passes.block_weights import BlockWeights
 from onnxslim.passes.collapse_shapes import CollapseShapes
 from onnxslim.passes.dequantize import Dequantize
 from onnxslim.passes.equalize import Equalize
@@ -51,6 +52,7 @@ PASSES: tuple[type[Pass], ...] = (
     FactorLowRank,
     Equalize,
     InsertQdq,
+    BlockWeights,
     Float16,
     Palettize,
 )
@@ -59,6 +61,7 @@ PASSES: tuple[type[Pass], ...] = (
 __all__ = [
     "EXACT_PASSES",
     "PASSES",
+    "BlockWeights",
     "Dequantize",
     "Equalize",
     "FactorLowRank",

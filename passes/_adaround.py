@@ -253,7 +253,8 @@ def _annealed(steps: Floats, limit: int, metric: Floats, start: Floats | None, i
         second = SQUARES * second + (1 - SQUARES) * slope * slope
         spread = np.sqrt(second / (1 - SQUARES**count)) + 1e-8
         logits -= (RATE / (1 - MOMENTUM**count)) * first / spread
-    return below + (logits >= 0)
+    found: Floats = below + (logits >= 0)
+    return found
 
 
 def _gradient(logits: Singles, goal: Singles, metric: Singles, progress: float) -> Singles:
@@ -264,12 +265,12 @@ def _gradient(logits: Singles, goal: Singles, metric: Singles, progress: float) 
         progress: from 0 to 1, which decides about λ and β.
     """
     share, slope = _soft(logits)
-    pull: Singles = -2 * ((goal - share) @ metric)
+    pull = -2 * ((goal - share) @ metric)
     if progress >= FREE:
         power = FLAT + (STEEP - FLAT) * (1 - progress) / (1 - FREE)
         away = 2 * share - 1
-        pull -= np.float32(2 * REGULARIZATION * power) * np.sign(away) * np.abs(away) ** np.float32(power - 1)
-    return pull * slope
+        pull = pull - np.float32(2 * REGULARIZATION * power) * np.sign(away) * np.abs(away) ** np.float32(power - 1)
+    return np.asarray(pull * slope, np.float32)
 
 
 def _soft(logits: Singles) -> tuple[Singles, Singles]:
