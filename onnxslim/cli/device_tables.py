@@ -66,7 +66,8 @@ def _layers(reading: DeviceReading) -> RenderableType:
     table = plain_table("layer", "operator", "before", "after", "mostly", right=(2, 3))
     order = sorted(reading.layers, key=lambda layer: -max(layer.candidate or 0, layer.reference or 0))
     for layer in order[:MOST_LAYERS]:
-        name = escape(layer.node) if layer.origin is not None else "[dim]inserted by the runtime[/dim]"
+        inserted = "inserted by the runtime" if layer.op else layer.node
+        name = f"[dim]{escape(inserted)}[/dim]" if layer.origin is None else escape(layer.node)
         values = ("" if value is None else format_count(value) for value in (layer.reference, layer.candidate))
         own = layer.kinds or {}
         kinds = sorted(own.items(), key=lambda pair: -pair[1])[:2]

@@ -31,6 +31,9 @@ REPEATS = 1e-3
 ADDS_UP = 0.02
 SINGLE = 1e-5
 """Of an output's range: two machines' kernels in single precision."""
+CASCADED = 0.02
+"""Of an output's range: ARM's sum of integers multiplies and adds in one rounding, x86's in two, so that one value in
+20,000 is off by one, which spreads in a deep network."""
 
 pytestmark = pytest.mark.skipif(
     HOME.fault() is not None, reason=f"the emulated ARM {HOME.fault()}: run `onnxslim device setup arm`"
@@ -75,11 +78,11 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Quantizer:
     return quantize
 
 
-def check_numbers(path: Path, feed: dict[str, Array], side: Side) -> None:
+def check_numbers(path: Path, feed: dict[str, Array], side: Side, tolerance: float = SINGLE) -> None:
     host = Session(path, SessionConfig(reading=Reading.ARM)).run(dict(feed))
     assert set(side.outputs) == set(host)
     for name, value in host.items():
-        assert np.abs(side.outputs[name] - value).max() <= SINGLE * np.abs(value).max()
+        assert np.abs(side.outputs[name] - value).max() <= tolerance * np.abs(value).max()
 
 
 def check_rows(path: Path, side: Side) -> None:
@@ -251,7 +254,7 @@ def test_int8_of_a_real_network(zoo: Path, tmp_path: Path) -> None:
     assert floating.instructions is not None
     assert integer.instructions is not None
     assert 3 < floating.instructions / integer.instructions < 6
-    check_numbers(tmp_path / "int8.onnx", feed, integer)
+    check_numbers(tmp_path / "int8.onnx", feed, integer, CASCADED)
 
 
 def test_nothing_is_left_in_temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
