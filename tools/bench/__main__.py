@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     seven.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
     seven.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
     seven.add_argument("--all", action="store_true", help="all settings of onnxruntime's, also the slow ones")
+    seven.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="of ours, those with these names only")
     seven.add_argument("--time", action="store_true", help="single-thread latency of every file, interleaved")
     seven.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
     seven.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return claims.run(args.races, args.seconds)
     if args.command == "quantize":
         pythons = {} if args.no_peers else quantize_peers.pythons(args.peers)
-        return quantize.run(args.folder, args.only, pythons, quantize.Wish(args.all, args.time, args.memory))
+        wish = quantize.Wish(args.all, args.time, args.memory, tuple(args.arms))
+        return quantize.run(args.folder, args.only, pythons, wish)
     if args.command == "prunable":
         return prunable.run(_files(args.models), args.only)
     if args.command == "low-rank":

@@ -51,6 +51,8 @@ class Wish:
     more_arms: bool = False
     time: bool = False
     memory: bool = False
+    arms: tuple[str, ...] = ()
+    """Of ours, those with these names; all where there are none."""
 
 
 class ArmFailed(Exception):
@@ -106,7 +108,7 @@ class _Bench:
         self._print(["float", cell(base.judged.top1, 7, ".2f")])
         results: list[Result] = []
         for arm in (*PEERS, *OURS):
-            if (arm.more and not self.wish.more_arms) or not arm.fits(self.case.model):
+            if not self._asked_for(arm):
                 continue
             try:
                 result = self._result(arm, base)
@@ -120,6 +122,11 @@ class _Bench:
             yield from self._race(results)
         if self.wish.memory:
             yield from self._memory()
+
+    def _asked_for(self, arm: Arm) -> bool:
+        wish = self.wish
+        named = arm.tool is not Tool.OURS or not wish.arms or arm.name in wish.arms
+        return named and (wish.more_arms or not arm.more) and arm.fits(self.case.model)
 
     # ---- one arm -----------------------------------------------------------------------------------------
 
