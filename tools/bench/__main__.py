@@ -54,15 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     six.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
     six.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
     six.add_argument("--plot", type=Path, help="write the curves as an HTML file")
-    seven = commands.add_parser("quantize", help="int8: accuracy, size, seconds: ours, onnxruntime's, NNCF's")
-    seven.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
-    seven.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
-    seven.add_argument("--all", action="store_true", help="all settings of onnxruntime's, also the slow ones")
-    seven.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="of ours, those with these names only")
-    seven.add_argument("--time", action="store_true", help="single-thread latency of every file, interleaved")
-    seven.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
-    seven.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
-    seven.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
+    _add_quantize(commands)
     eight = commands.add_parser("claims", help="whether a race claims what is so: of itself, of a slower model")
     eight.add_argument("--races", type=int, default=50, help="of each kind (default 50)")
     eight.add_argument("--seconds", type=float, default=3.0, help="of each race (default 3)")
@@ -85,6 +77,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "growth":
         return growth.run(args.sizes, args.rounds, peers.ensure(args.peers))
     return exact.run(_files(args.models), args.rounds, peers.ensure(args.peers))
+
+
+def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("quantize", help="int8: accuracy, size, seconds: ours, onnxruntime's, NNCF's")
+    parser.add_argument("folder", type=Path, help="networks, cifar10/ and imagenet/ with labelled images")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    parser.add_argument("--all", action="store_true", help="all settings of onnxruntime's, also the slow ones")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="of ours, those with these names only")
+    parser.add_argument("--time", action="store_true", help="single-thread latency of every file, interleaved")
+    parser.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
+    parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
+    parser.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
