@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,8 +29,8 @@ from onnxslim.passes._block_grid import GridStyle
 FLOAT32 = np.dtype(np.float32)
 LARGEST = 1e37
 """Weights beyond it are left: levels times scale might not be finite."""
-LEAST_BLOCK, MOST_BLOCK = 16, 256
-"""The blocks that all of onnxruntime's kernels take."""
+BLOCKS = (256, 128, 64, 32, 16)
+"""Those that all of onnxruntime's kernels take."""
 _OPS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
@@ -62,8 +61,8 @@ class Stored(BaseModel):
         if self.bits not in self.form.bits:
             known = " or ".join(map(str, self.form.bits))
             raise ValueError(f"bits are {self.bits}, and form {self.form.value} has {known}")
-        if not LEAST_BLOCK <= self.block <= MOST_BLOCK or self.block & (self.block - 1):
-            raise ValueError(f"block is {self.block}, no power of two from {LEAST_BLOCK} to {MOST_BLOCK}")
+        if self.block not in BLOCKS:
+            raise ValueError(f"block is {self.block}, no power of two from {BLOCKS[-1]} to {BLOCKS[0]}")
         return self
 
     @property
@@ -73,8 +72,13 @@ class Stored(BaseModel):
         return GridStyle(self.bits, self.block, self.symmetric, signed)
 
     def fitted_to(self, width: int) -> Stored:
-        """Return the same with a block no longer than rows of ``width`` weights need."""
-        return self.model_copy(update={"block": min(self.block, max(LEAST_BLOCK, 2 ** math.ceil(math.log2(width))))})
+        """Return the same with the block, no longer, that takes the fewest bytes for rows of ``width`` weights.
+
+        The last block of a row is filled up: 192 weights take less in blocks of 64 than of 128.
+        """
+        fitting = (size for size in BLOCKS if size <= self.block and (size < 2 * width or size == BLOCKS[-1]))
+        candidates = [self.model_copy(update={"block": size}) for size in fitting]
+        return min(candidates, key=lambda candidate: candidate.bytes_of(1, width))
 
     def bytes_of(self, outputs: int, width: int) -> int:
         """Return what a weight of that many outputs and inputs takes."""
@@ -117,7 +121,7 @@ class Choice:
             return "the model returns its weight"
         for reader in consumers(weight):
             other = anchor_of(reader)
-            if self.nodes.get(other) is not reader or sum(tensor is weight for tensor in reader.inputs) > 1:
+            if self.nodes.get(other) is not reader:
                 return f"{reader.op} at {other!r} reads its weight too, which would stay beside its blocks"
         return None
 

@@ -11,8 +11,9 @@ Result  W ≈ s·(q − z),  q and z whole numbers from 0 to 2^bits − 1, with 
 2. Otherwise z is where zero lies between the least and the greatest weight of the block, both including zero.
 
 Scales are tried from the one that cuts off nothing downwards (clipping: Nagel et al. 2021, "A White Paper on Neural
-Network Quantization", §3.1), and the best is put right once: for given q it is Σh·w·(q − z) / Σh·(q − z)². Blocks:
-Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", §2.1.
+Network Quantization", §3.1), and the best is put right once: for given q it is Σh·w·(q − z) / Σh·(q − z)², and rounding
+again can only lower the error further. Blocks: Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization",
+§2.1.
 """
 
 from __future__ import annotations
@@ -135,9 +136,7 @@ def _searched(parts: Singles, costs: Singles, style: GridStyle) -> tuple[Singles
             scale = np.full((1, 1), sign * share)
             error = _error(parts, costs, scale, zero, style.top)
             best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    scale = _refined(parts, costs, best, zero, style.top)
-    better = _error(parts, costs, scale, zero, style.top) < least
-    return widest * np.where(better, scale, best), zero
+    return widest * _refined(parts, costs, best, zero, style.top), zero
 
 
 def _span(parts: Singles, style: GridStyle) -> tuple[Singles, Singles]:

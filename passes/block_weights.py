@@ -38,7 +38,7 @@ from pydantic import ValidationError
 from onnxslim.analysis import infer_shapes
 from onnxslim.errors import SpecError
 from onnxslim.ir import Model, Rewriter
-from onnxslim.passes._block_choice import LEAST_BLOCK, MOST_BLOCK, Form, Stored, Wanted, choose, planned
+from onnxslim.passes._block_choice import BLOCKS, Form, Stored, Wanted, choose, planned
 from onnxslim.passes._block_fit import Fitted, fitted_blocks
 from onnxslim.passes._block_graph import BlockWriter
 from onnxslim.passes._block_opset import OPSET, upgrade
@@ -81,7 +81,7 @@ class BlockWeights(PlannedPass[BlockPlan]):
     plan_type = BlockPlan
 
     bits: int = option(4, "of weights: 4, 8, or of form=matmul-nbits 2, for bytes alone")
-    block: int = option(32, f"how many weights share a scale: a power of two, {LEAST_BLOCK} to {MOST_BLOCK}")
+    block: int = option(32, f"how many weights share a scale, at most: a power of two, {BLOCKS[-1]} to {BLOCKS[0]}")
     symmetric: bool = option(True, "no zero points: quicker, and 0.1 to 0.5 dB less exact")
     form: Form | None = option(None, "matmul-nbits (onnxruntime's own), or qdq (ONNX's)  [default: the target's]")
     inputs: Inputs = option(Inputs.INT8, "of form=matmul-nbits: int8 (quicker, 50 dB), or float")
