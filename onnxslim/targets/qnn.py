@@ -152,7 +152,7 @@ def _moving() -> Operators:
         "Split": _row(5, every, _ALL, Stored(1), to_five),
         "Concat": _row(5, every, _ALL, to_five),
         "Squeeze": _row(5, every, _ALL, to_five),
-        "Transpose": Operator(_WINDOWS, (_FIXED,), *window),
+        "Transpose": Operator(_WINDOWS, (_FIXED,), (_ranks(5, sure=False), _types("f h i b", "l")), window[1]),
         "Reshape": Operator(_WINDOWS, (_FIXED, _ranks(5, of=OUTPUT, sure=False)), *window),
         "Flatten": _row(5, every, _ALL),
         "Unsqueeze": _row(4, every, _ALL, to_five),

@@ -125,7 +125,9 @@ STEPS = st.sampled_from(
 @given(st.lists(st.tuples(STEPS, st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=14))
 def test_every_node_is_in_one_unit(steps: list[tuple[str, int, int]]) -> None:
     """Whatever the graph: float steps read what is in float, pairs what they can."""
-    floats, integers, lines = ["x"], [], []
+    floats: list[str] = ["x"]
+    integers: list[str] = []
+    lines: list[str] = []
     for index, (step, first, second) in enumerate(steps):
         pool = integers if step.startswith("Deq") else floats
         if not pool:
