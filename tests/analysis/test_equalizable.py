@@ -144,6 +144,7 @@ def test_channels_of_a_block_share_a_scale_or_repeat_theirs() -> None:
 
 def test_padded_channels_have_scales_of_their_own() -> None:
     """Zeros may be scaled by anything: they take the scale of what they are added to."""
+    assert into_of("b = Pad(a, p)", 7, {"p": np.array([0, 2, 0, 0, 0, 1, 0, 0])}) == [4, 5, 0, 1, 2, 3, 6]
     body = """g (float[1,3,6,6] x) => (float[1,5,6,6] y) {
         a = Conv(x, w)
         c = Pad(a, p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from onnxslim.passes import equalize as module
 from onnxslim.passes._equalize import balanced, free
 from onnxslim.passes._equalize_absorb import Absorb
 from onnxslim.passes._equalize_clips import Kind, Relu6
+from onnxslim.passes._equalize_trial import Trial
 from onnxslim.passes.equalize import EqualizePlan, GroupScales, Scales, Trials
 from onnxslim.pipeline import PassContext, format_spec, parse_spec
 from onnxslim.runtime import Level, Session, SessionConfig
@@ -405,9 +407,10 @@ def test_a_clip_is_refused_on_request() -> None:
     assert ("b", "it passes through a Clip at 10000, which does not scale") in plan.refused
 
 
-def test_channels_that_stay_below_a_clip_are_scaled() -> None:
+@pytest.mark.parametrize("scales", Scales)
+def test_channels_that_stay_below_a_clip_are_scaled(scales: Scales) -> None:
     proto = build(CLIP, SOME)
-    model, plan, _ = equalized(proto, Equalize(relu6=Relu6.KEEP, trial=Trials.OFF), feeds())
+    model, plan, _ = equalized(proto, Equalize(scales, relu6=Relu6.KEEP, trial=Trials.OFF), feeds())
     assert ops(model) == ["Conv", "Clip", "Conv"]
     assert any("cuts" in reason and "of 4 channels" in reason for _, reason in plan.refused)
     assert not plan.clips
@@ -418,6 +421,7 @@ def test_channels_that_stay_below_a_clip_are_scaled() -> None:
     assert not near.all()
     assert (logs[near] == 0).all()
     assert (1.5 * seen / np.exp2(logs) <= 6.001)[~near].all()
+    assert scales is Scales.EXACT or (logs == np.round(logs)).all()
     assert logs.any()
     assert difference(proto, model, feeds()) < TOLERANCE
 
@@ -523,6 +527,32 @@ def test_a_clip_opens_where_that_is_measured_to_help() -> None:
     assert "Clip" in ops(model)
 
 
+def test_a_trial_rounds_weights_and_activations() -> None:
+    """Weights that lie on their grids lose nothing; what remains is what grids of activations cost."""
+    random = np.random.default_rng(0)
+    rows = {"w": random.integers(-127, 128, (4, 3, 1, 1)), "v": random.integers(-127, 128, (5, 4, 1, 1))}
+    for values in rows.values():
+        values.reshape(-1)[0] = 127
+    model = Model.load(
+        build(
+            f"{X} {{ a = Conv(x, w) b = Relu(a) y = Conv(b, v) }}",
+            {name: rows[name].astype(np.float32) for name in rows},
+        )
+    )
+    infer_shapes(model)
+    samples = Samples.from_feeds(feeds()).for_inputs(model.inputs)
+    trial = Trial(model, samples, PassContext(samples=samples))
+    whole = trial.sqnr(lambda _: None)
+    assert 30 < whole < 60
+
+    def spoil(rewriter: Rewriter) -> None:
+        node = rewriter.model.graph.nodes[0]
+        rewriter.set_input(node, 1, rewriter.constant("w", np.float32(1.01) * constant(rewriter.model, "a")))
+
+    assert trial.sqnr(spoil) < whole
+    assert trial.sqnr(lambda _: None) == whole, "the model stays as it is"
+
+
 # ---- constants that move -------------------------------------------------------------------------------------------
 
 ON = Equalize(absorb=Absorb.ON, trial=Trials.OFF)
@@ -541,6 +571,17 @@ def test_high_biases_move_on() -> None:
     seen = [np.max([run(_returning(p, "b"), feed)["b"].max() for feed in feeds()]) for p in (proto, model.proto())]
     assert seen[1] < seen[0] / 2
     assert difference(proto, model, [{"x": 100 * feeds(1)[0]["x"]}]) > TOLERANCE, "exact where samples tell the truth"
+
+
+def test_scales_are_chosen_for_what_is_left() -> None:
+    """A channel whose range is narrower without its constant needs to shrink less."""
+    proto = build(f"{X} {{ {CONVS} }}", uneven(HIGH, factors=np.array([1, 1, 1, 0.05]).reshape(4, 1, 1, 1)))
+    found = []
+    for choice in (Absorb.ON, Absorb.OFF):
+        _, plan, _ = equalized(proto, replace(ON, absorb=choice), feeds())
+        log2 = plan.groups[0].log2
+        found.append(log2[3] - log2[2])
+    assert found[0] < found[1] - 0.5
 
 
 def test_constants_move_exactly_where_nothing_lies_between() -> None:
@@ -580,6 +621,14 @@ def test_constants_stay(name: str) -> None:
     assert plan.absorbed == ()
     assert not why or any(why in reason for anchor, reason in plan.refused if anchor == "a"), plan.refused
     assert difference(proto, model, feeds()) < TOLERANCE
+
+
+def test_constants_of_a_returned_tensor_stay() -> None:
+    body = f"{X[:-1]}, float[1,4,6,6] b) {{ a = Conv(x, w, u) b = Relu(a) y = Conv(b, v) }}"
+    proto = build(body, {**BOTH, "u": HIGH["u"]})
+    model, plan, _ = equalized(proto, ON, feeds())
+    assert plan.absorbed == ()
+    assert difference(proto, model, feeds()) == 0
 
 
 def test_constants_ask_for_samples() -> None:

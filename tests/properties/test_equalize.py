@@ -22,9 +22,11 @@ from onnxslim.analysis import infer_shapes
 from onnxslim.analysis.equalizable import analyze_scales
 from onnxslim.ir import Model, Rewriter
 from onnxslim.passes import Equalize
+from onnxslim.passes._equalize_absorb import Absorb
 from onnxslim.passes._equalize_clips import Relu6
-from onnxslim.passes.equalize import EqualizePlan, GroupScales
+from onnxslim.passes.equalize import EqualizePlan, GroupScales, Trials
 from onnxslim.pipeline import PassContext
+from onnxslim.samples import Samples
 from tools.gallery import ARCHITECTURES
 from tools.gallery.running import feed_of
 
@@ -115,6 +117,31 @@ def test_random_graphs(whole: bool) -> None:
 @given(recipes(LINEAR), st.integers(0, 99), st.booleans(), st.booleans())
 def test_random_graphs_long(recipe: Recipe, seed: int, exact_first: bool, whole: bool) -> None:
     check(recipe_source(recipe, exact_first=exact_first), seed, whole=whole)
+
+
+def test_what_samples_decide_is_exact_on_them() -> None:
+    """The pass itself, with the model's own feed as sample: Clips open, channels below them scale, constants move."""
+    done: Counter[str] = Counter()
+    item = Equalize(relu6=Relu6.KEEP, absorb=Absorb.ON, trial=Trials.OFF)
+
+    @settings(BRIEF, max_examples=60)
+    @given(recipes(LINEAR))
+    def holds(recipe: Recipe) -> None:
+        source = recipe_source(recipe, exact_first=True)
+        assume(all(np.isfinite(value).all() for value in run(source.proto, source.feed).values()))
+        model = Model.load(source.proto)
+        samples = Samples.from_feeds([source.feed]).for_inputs(model.inputs)
+        context = PassContext(samples=samples)
+        rewriter = Rewriter(model)
+        item.run(rewriter, context)
+        rewriter.finish()
+        assert_equal(source.proto, model, source.feed, "float32")
+        assert isinstance(context.recorded, EqualizePlan)
+        done["scaled"] += bool(context.recorded.groups)
+        done["absorbed"] += bool(context.recorded.absorbed)
+
+    holds()
+    assert min(done["scaled"], done["absorbed"]) >= 3, done
 
 
 @pytest.mark.parametrize("whole", [True, False])
