@@ -29,12 +29,15 @@ from onnxslim.passes._least_squares import RIDGE, Bias, Floats, around_bias, bes
 from onnxslim.passes._palette import GridChoice, Palette, palette_of
 from onnxslim.passes._palette_choice import Candidate, weights_of
 from onnxslim.passes._palette_rounding import Placed, placed_in_metric
-from onnxslim.passes._repair import ROWS_PER_COLUMN, stages_of
+from onnxslim.passes._repair import stages_of
 from onnxslim.pipeline import PassContext
 from onnxslim.samples import Samples
 
 POSITIONS = 64
 """Output positions of a layer that are looked at for one sample."""
+FEWEST = 16
+"""Patches below which a layer goes to the nearest. They may be far fewer than its columns: the ridge, which grows as
+patches get fewer, holds what they do not tell about, and what they do tell is worth having."""
 
 Stored = tuple[GridChoice, int]
 """Grid and bits of a weight."""
@@ -104,7 +107,7 @@ class _Fitting:
         made = {}
         for name, node in nodes.items():
             layer, own = linear_part(node), moments.pop(anchor_of(node))
-            if own.count < ROWS_PER_COLUMN * layer.width:
+            if own.count < FEWEST:
                 fitted = Fitted(nearest_palette(self._found[name], self._wanted[name]))
             else:
                 fitted = _fitted(layer, self._found[name], own, self._wanted[name])

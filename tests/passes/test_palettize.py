@@ -277,6 +277,36 @@ def test_every_layer_on_every_grid(opset: int, grids: tuple[str, ...], tmp_path:
         assert len(check(proto, GRIDS[grid], tmp_path).weights) == len(SHAPES)
 
 
+AXES = [
+    ("Conv(x, w)", (8, 6, 3, 3), (0,)),
+    ("Conv<group = 3>(x, w)", (9, 2, 3, 3), (0,)),
+    ("ConvTranspose(x, w)", (6, 8, 3, 3), (1,)),
+    ("ConvTranspose<group = 2>(x, w)", (6, 4, 3, 3), (1,)),
+    ("ConvTranspose<group = 6>(x, w)", (6, 1, 3, 3), (0,)),
+    ("Gemm(x, w)", (6, 8), (1,)),
+    ("Gemm<transB = 1>(x, w)", (8, 6), (0,)),
+    ("Gemm(w, x)", (8, 6), (0,)),
+    ("Gemm<transA = 1>(w, x)", (6, 8), (1,)),
+    ("MatMul(x, w)", (6, 8), (1,)),
+    ("MatMul(x, w)", (5, 6, 8), (0, 2)),
+    ("MatMul(w, x)", (8, 6), (0,)),
+    ("MatMul(w, x)", (5, 8, 6), (0, 1)),
+    ("MatMul(x, w)", (6,), ()),
+    ("Gather(w, x)", (8, 6), (0,)),
+    ("Gather<axis = -1>(w, x)", (8, 6), (1,)),
+    ("LSTM<hidden_size = 2>(x, w, x)", (2, 8, 6), (0, 1)),
+    ("GRU<hidden_size = 2>(x, x, w)", (2, 6, 2), (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("call", "shape", "axes"), AXES)
+def test_each_output_has_a_scale(call: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    model = Model.load(build(f"g (float x) => (float y) {{ y = {call} }}", {"w": shape}))
+    (found,) = weights_of(model).found.values()
+    assert found.axes == axes
+    assert found.scales == int(np.prod([shape[axis] for axis in axes]))
+
+
 SOME = ("int8", "kmeans3", "int4", "kmeans5", "sign", "kmeans4", "kmeans2")
 QUICK = (
     "vgg", "densenet", "mobilenet-v3", "shufflenet-v2", "unet", "old-detector", "crnn", "crnn-gru", "vit", "audio",

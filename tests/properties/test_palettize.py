@@ -251,6 +251,17 @@ def test_a_round_metric_goes_to_the_nearest(how: tuple[GridChoice, int], seed: i
     assert squares(weight[0], found[0]).sum() <= 1.05 * squares(weight[0], plain).sum()
 
 
+def test_blocks_of_columns_are_only_for_speed() -> None:
+    random = np.random.default_rng(0)
+    weight, patches = random.standard_normal((2, 4, 30)), random.standard_normal((2, 30, 90))
+    metric = patches @ patches.swapaxes(1, 2)
+    whole = placed_in_metric(weight, metric, GridChoice.INT4, 4)
+    with mock.patch("onnxslim.passes._palette_rounding.BLOCK", 7):
+        parts = placed_in_metric(weight, metric, GridChoice.INT4, 4)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
 # ---- random graphs -----------------------------------------------------------------------------------------------
 
 
