@@ -33,6 +33,8 @@ JUDGES = 32
 """Samples on which outputs are compared, at most."""
 KEPT_BYTES = 256 * 2**20
 """What the outputs of these may take; fewer samples judge where outputs are larger."""
+ERRORS = 2.0
+"""Standard errors that are taken off an SQNR: other samples than these are to keep the goal."""
 LABELLED = 256
 """Samples on which a metric is compared, at most."""
 
@@ -200,7 +202,7 @@ def energies(expected: Array, found: Array) -> Energies:
 
 
 def sure_sqnr(samples: Sequence[Energies]) -> float:
-    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less one standard error.
+    """Return 10·log10(Σ‖z‖² / Σ‖z − z'‖²) over samples, less two standard errors.
 
     The error of so few samples is that of a jackknife (Efron & Tibshirani 1993, "An Introduction to the Bootstrap",
     §11): where one image in ten has something to say, a ratio over all of them may be luck.
@@ -213,7 +215,7 @@ def sure_sqnr(samples: Sequence[Energies]) -> float:
         return value
     others = np.array([_decibels(signal.sum() - s, error.sum() - e) for s, e in zip(signal, error, strict=True)])
     spread = math.sqrt((len(others) - 1) * float(np.var(others)))
-    return value - spread
+    return value - ERRORS * spread
 
 
 def _decibels(signal: float, error: float) -> float:

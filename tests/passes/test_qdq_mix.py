@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from onnxslim.ir import Model, Rewriter, anchor_of, array_of
 from onnxslim.passes import InsertQdq
-from onnxslim.passes._qdq_judge import energies, sure_sqnr
+from onnxslim.passes._qdq_judge import Energies, energies, sure_sqnr
 from onnxslim.passes._qdq_noise import NoiseModel
 from onnxslim.passes._qdq_pairs import Quantizer
 from onnxslim.passes._quantize import Grid, GridKind, Style
@@ -72,11 +72,22 @@ def kept_db(model: Model, made: Model, context: PassContext) -> float:
         sides.append(
             [session.run(sample.feed)[f"t{LAYERS - 1}"].astype(np.float64) for sample in context.samples or ()]
         )
-    return sure_sqnr([energies(*pair) for pair in zip(*sides, strict=True)])
+    signal, error = np.sum([energies(*pair) for pair in zip(*sides, strict=True)], axis=0)
+    return float(10 * np.log10(signal / error))
 
 
 NEAREST = InsertQdq(rounding=Rounding.NEAREST)
 ALL = InsertQdq(rounding=Rounding.NEAREST, min_sqnr=0.0)
+
+
+def test_what_few_samples_say_is_believed_less() -> None:
+    """Of the same ratio, one that all samples agree on is surer than one that a single sample decides."""
+    even = [Energies(100.0, 1.0)] * 8
+    lucky = [Energies(10.0, 1.0)] * 7 + [Energies(730.0, 1.0)]
+    assert sure_sqnr(even) == pytest.approx(20.0)
+    assert sum(one.signal for one in lucky) == sum(one.signal for one in even)
+    assert sure_sqnr(lucky) < 10
+    assert sure_sqnr([Energies(100.0, 1.0)]) == pytest.approx(20.0)
 
 
 # ---- what stays -----------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Arm:
         grain: a peer is a rival of what is no finer than itself, or when it is per channel too.
         more: only with ``--all``.
         points: of top-1 that may be lost, by model, instead of the case's own limit; the arm is not for other models.
+        models: that the arm is for; all where there are none.
     """
 
     name: str
@@ -63,10 +64,11 @@ class Arm:
     bars: frozenset[Bar] = frozenset()
     more: bool = False
     points: Mapping[str, float] | None = None
+    models: tuple[str, ...] = ()
 
     def fits(self, model: str) -> bool:
         """Whether the arm is for a model."""
-        return self.points is None or model in self.points
+        return (not self.models or model in self.models) and (self.points is None or model in self.points)
 
 
 OURS = (
@@ -87,6 +89,13 @@ OURS = (
         grain=Grain.TENSOR,
         bars=frozenset({Bar.LOSS, Bar.SQNR, Bar.PEER}),
         points={"efficientnet_lite0": 1.5},
+    ),
+    Arm(  # where much stays in float, its weights are still stored as 8 bits
+        "ours, floats small",
+        Tool.OURS,
+        "insert-qdq,palettize",
+        bars=frozenset({Bar.LOSS, Bar.BYTES, Bar.LATENCY}),
+        models=("ppocrv4_det",),
     ),
     Arm(
         "ours, 4-bit weights",
