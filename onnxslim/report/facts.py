@@ -91,7 +91,7 @@ def _download(before: ModelSummary, after: OutputSummary | None) -> Fact | None:
     part = (
         f"{units.format_percent(held / LIMIT, 1)} of the {units.format_bytes(LIMIT)} above which stores ask for Wi-Fi"
     )
-    return replace(found, note=f"{found.note}; {part}" if found.note else part)
+    return replace(found, note=f"{found.note}; {part}" if found.note else part, fraction=None)  # a line of its own
 
 
 def _size(
