@@ -2,13 +2,16 @@
 
     int8                  W = Mul(Cast(q), s)
     1, 2, 4 bits          W = Mul(Reshape(Gather(T, Cast(b))), s)       T: for each byte, the levels it holds
-    3, 5, 6, 7 bits       W = Mul(Gather(levels, i), s),  i = i₁ | i₂ … unpacked from planes of 4, 2 and 1 bits
+    3, 5, 6, 7 bits       W = Mul(Reshape(Gather(T, c)), s)             T: for each code, the levels it holds
     codebook of 8 bits    W = Mul(Gather(levels, Cast(i)), s)
     float16               W = Cast(…) of the same
 
-Nothing but Cast, Gather, Reshape, Slice, Mul and Add (BitwiseOr, where the opset has it): any opset has these, and
-onnxruntime folds them from its basic level on. It keeps every intermediate result until it has folded all weights,
-which is why tables hold levels rather than indices, and planes are joined as bytes.
+Bits that do not divide 8 lie in planes of 4, 2 and 1 of them. A byte of the widest plane and what belongs to it in the
+others, 4 bits say, are put together to a code of 12 bits: c = b + 256·u, with u unpacked from bytes of its own.
+
+Nothing but Cast, Gather, Reshape, Slice, Mul and Add: any opset has these, and onnxruntime folds them from its basic
+level on. It keeps every intermediate result until it has folded all weights, which is why tables hold levels rather
+than indices, and codes stand for several weights each.
 """
 
 from __future__ import annotations
@@ -26,8 +29,6 @@ from onnxslim.passes._palette import MOST_BITS, Palette
 Array = npt.NDArray[Any]
 FLOAT, INT32, FLOAT16 = 1, 6, 10
 """ONNX's numbers of these types."""
-BITWISE = 18
-"""The first opset with BitwiseOr."""
 SLICE_INPUTS = 10
 """The first in which Slice takes its bounds as inputs."""
 NODE_BYTES = 40
@@ -35,7 +36,7 @@ NODE_BYTES = 40
 
 
 def planes_of(bits: int) -> tuple[int, ...]:
-    """Return the widths, each a divisor of 8, that an index of ``bits`` is stored in, lowest bits first."""
+    """Return the widths, each a divisor of 8, that an index of ``bits`` is stored in, the widest and lowest first."""
     return (8,) if bits == MOST_BITS else tuple(width for width in (4, 2, 1) if bits & width)
 
 
@@ -92,9 +93,9 @@ class Expander:
         if planes == (MOST_BITS,):
             stored = self._rewriter.constant(f"{name}_q", palette.levels[palette.index])
             return self._node("Cast", [stored], np.float32, palette.index.shape, {"to": FLOAT})
-        table = palette.levels[unpacked_bytes(palette.bits, 0)]
-        rows = self._cast(self._constant("levels", table), np.float32)
-        return self._plane(name, palette.index, (0, palette.bits), rows)
+        rows = self._constant("levels", palette.levels[unpacked_bytes(palette.bits, 0)])
+        whole = self._unpacked(rows, self._codes(name, palette.index, planes), palette.index.shape)
+        return self._node("Cast", [whole], np.float32, palette.index.shape, {"to": FLOAT})
 
     def _codebook(self, name: str, palette: Palette) -> Tensor:
         levels = self._rewriter.constant(f"{name}_levels", palette.levels)
@@ -102,40 +103,65 @@ class Expander:
         if planes == (MOST_BITS,):
             index = self._cast(self._rewriter.constant(f"{name}_i", palette.index), np.int32)
             return self._node("Gather", [levels, index], np.float32, shape, {"axis": 0})
-        if len(planes) == 1:
-            table = self._cast(self._table(palette.bits, 0), np.int32)
-            rows = self._node("Gather", [levels, table], np.float32, table.shape, {"axis": 0})
-            return self._plane(name, palette.index, (0, palette.bits), rows)
-        index = self._joined(name, palette.index, planes)
-        return self._node("Gather", [levels, index], np.float32, shape, {"axis": 0})
+        entries = self._entries(planes)
+        rows = self._node("Gather", [levels, entries], np.float32, entries.shape, {"axis": 0})
+        return self._unpacked(rows, self._codes(name, palette.index, planes), shape)
 
-    def _joined(self, name: str, index: npt.NDArray[np.uint8], planes: Sequence[int]) -> Tensor:
-        """Return the index (int32) put together from planes: as bytes where those can be joined, else as int32."""
-        as_bytes = self._rewriter.model.opset >= BITWISE
-        dtype: type[np.generic] = np.uint8 if as_bytes else np.int32
-        whole: Tensor | None = None
-        shift = 0
-        for width in planes:
-            rows: Tensor = self._table(width, shift)
-            rows = rows if as_bytes else self._cast(rows, np.int32)
-            part = self._plane(name, index, (shift, width), rows)
-            op = "BitwiseOr" if as_bytes else "Add"
-            whole = part if whole is None else self._node(op, [whole, part], dtype, index.shape)
-            shift += width
-        assert whole is not None  # noqa: S101  (there is at least one plane)
-        return self._cast(whole, np.int32) if as_bytes else whole
+    def _entries(self, planes: Sequence[int]) -> Tensor:
+        """Return the indices that each code holds. Shape (codes, indices), int32."""
+        key = ("entries", *planes)
+        if key not in self._shared:
+            each, shift = MOST_BITS // planes[0], planes[0]
+            whole = self._cast(self._constant("bytes", unpacked_bytes(planes[0], 0)), np.int32)
+            for width in planes[1:]:
+                part = unpacked_bytes(width, shift)[: 2 ** (width * each), :each]
+                table = self._cast(self._constant("bits", part[:, None]), np.int32)
+                count = len(part) * int(whole.shape[0])
+                summed = self._node("Add", [table, whole], np.int32, (len(part), *whole.shape))
+                whole = self._node("Reshape", [summed, self._shape((count, each))], np.int32, (count, each))
+                shift += width
+            self._shared[key] = whole
+        return self._shared[key]
 
-    def _plane(self, name: str, index: npt.NDArray[np.uint8], part: tuple[int, int], rows: Tensor) -> Tensor:
-        """Store ``part`` (shift, width) of each index as bytes, and return the ``rows`` of their values in shape."""
-        packed = pack(index, *part)
-        stored = self._rewriter.constant(f"{name}_b", packed)
-        each = int(rows.shape[1])
-        shape = (len(packed), each)
-        values = self._node("Gather", [rows, self._cast(stored, np.int32)], rows.dtype, shape, {"axis": 0})
-        if len(packed) * each != index.size:
-            flat = self._node("Reshape", [values, self._shape((-1,))], rows.dtype, (len(packed) * each,))
-            values = self._first(flat, index.size)
-        return self._node("Reshape", [values, self._shape(index.shape)], rows.dtype, index.shape)
+    def _codes(self, name: str, index: npt.NDArray[np.uint8], planes: Sequence[int]) -> Tensor:
+        """Store ``index`` in ``planes``, and return the codes that stand for a byte of the first. Shape (codes,)."""
+        each, shift, factor = MOST_BITS // planes[0], planes[0], 256
+        codes = self._bytes(name, pack(index, 0, planes[0]))
+        for width in planes[1:]:
+            bits = width * each
+            stored = self._bytes(name, pack(index, shift, width))
+            table = self._multiples(bits, factor)
+            shape = (int(stored.shape[0]), MOST_BITS // bits)
+            parts = self._node("Gather", [table, stored], np.int32, shape, {"axis": 0})
+            parts = self._reshaped(parts, codes.shape)
+            codes = self._node("Add", [codes, parts], np.int32, codes.shape)
+            shift, factor = shift + width, factor * 2**bits
+        return codes
+
+    def _bytes(self, name: str, packed: npt.NDArray[np.uint8]) -> Tensor:
+        return self._cast(self._rewriter.constant(f"{name}_b", packed), np.int32)
+
+    def _multiples(self, bits: int, factor: int) -> Tensor:
+        """Return ``factor`` times what each byte holds in parts of so many bits. Shape (256, 8 // bits), int32."""
+        key = ("multiples", bits, factor)
+        if key not in self._shared:
+            table = self._cast(self._constant("bytes", unpacked_bytes(bits, 0)), np.int32)
+            times = self._constant("factor", np.array(factor, np.int32))
+            self._shared[key] = self._node("Mul", [table, times], np.int32, table.shape)
+        return self._shared[key]
+
+    def _unpacked(self, rows: Tensor, codes: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the ``rows`` of ``codes`` one after the other, in ``shape``."""
+        found = (int(codes.shape[0]), int(rows.shape[1]))
+        return self._reshaped(self._node("Gather", [rows, codes], rows.dtype, found, {"axis": 0}), shape)
+
+    def _reshaped(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return ``values`` in ``shape``, without those at the end that are too many."""
+        held, count = math.prod(map(int, values.shape)), math.prod(map(int, shape))
+        if held != count:
+            flat = self._node("Reshape", [values, self._shape((-1,))], values.dtype, (held,))
+            values = self._first(flat, count)
+        return self._node("Reshape", [values, self._shape(shape)], values.dtype, shape)
 
     def _first(self, flat: Tensor, count: int) -> Tensor:
         """Return the first ``count`` elements."""
@@ -147,11 +173,8 @@ class Expander:
 
     # ---- parts -------------------------------------------------------------------------------------------
 
-    def _table(self, width: int, shift: int) -> Tensor:
-        return self._constant("bytes", unpacked_bytes(width, shift))
-
     def _shape(self, dims: Sequence[int]) -> Tensor:
-        return self._constant("dims", np.array(dims, np.int64))
+        return self._constant("dims", np.array([int(dim) for dim in dims], np.int64))
 
     def _constant(self, hint: str, values: Array) -> Tensor:
         key = (str(values.dtype), values.shape, values.tobytes())
