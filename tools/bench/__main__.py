@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import claims
+import counts
 import exact
 import growth
 import low_rank
@@ -58,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     eight = commands.add_parser("claims", help="whether a race claims what is so: of itself, of a slower model")
     eight.add_argument("--races", type=int, default=50, help="of each kind (default 50)")
     eight.add_argument("--seconds", type=float, default=3.0, help="of each race (default 3)")
+    _add_devices(commands)
     args = parser.parse_args(argv)
+    if args.command == "devices":
+        return counts.run(args.folder, counts.Wish(tuple(args.device), tuple(args.only), args.samples, args.size))
     if args.command == "claims":
         return claims.run(args.races, args.seconds)
     if args.command == "quantize":
@@ -89,6 +93,15 @@ def _add_quantize(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--memory", action="store_true", help="peak memory of our calibration on 100 and 1,000 images")
     parser.add_argument("--no-peers", action="store_true", help="leave onnxruntime's tools and NNCF out")
     parser.add_argument("--peers", type=Path, default=peers.DEFAULT_VENV, help="virtual environment for the peers")
+
+
+def _add_devices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("devices", help="instructions on emulated ARM: float, int8, pruned, beside this CPU")
+    parser.add_argument("folder", type=Path, help="networks; cifar10/ and imagenet/ with images where there are any")
+    parser.add_argument("--device", nargs="+", default=["arm"], metavar="NAME", help="as bench takes it (default arm)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="networks whose names hold one of these")
+    parser.add_argument("--samples", type=int, default=48, help="images that calibrate (default 48)")
+    parser.add_argument("--size", type=int, default=160, help="pixels where a network takes any number (default 160)")
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
