@@ -9,9 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from onnxslim.ir import Constant, Graph, Model, Node, Tensor, constant_bytes, graph_nodes, numpy_dtype, subgraphs_of
+from onnxslim.analysis.liveness import Peak, liveness
+from onnxslim.ir import Constant, Model, Node, Tensor, constant_bytes, graph_nodes
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -32,7 +31,7 @@ class LayerCost:
     macs: int | None
     """None where a shape is unknown."""
     activation_bytes: int | None
-    """Bytes of activations alive while it runs, its inputs and outputs included; None where a shape is unknown."""
+    """Bytes of activations held while it runs, its inputs and outputs included; None where a shape is unknown."""
 
 
 @dataclass(frozen=True)
@@ -45,29 +44,33 @@ class ModelCost:
     params: int
     macs: int | None
     """None where any layer's is unknown."""
-    peak_activation_bytes: int | None
-    """Largest sum of live tensors at any point of the given order: a bound, without any allocator's tricks."""
+    peak: Peak | None
+    """Where most activations are held at once; None where any is unknown."""
+
+    @property
+    def peak_activation_bytes(self) -> int | None:
+        """Bytes held at the peak, by the rules of :mod:`onnxslim.analysis.liveness`."""
+        return None if self.peak is None else self.peak.bytes
 
 
 def model_cost(model: Model, shapes: Shapes) -> ModelCost:
     """Return the costs of ``model`` at fixed ``shapes`` (see ``concrete_shapes``)."""
-    live = _live_bytes(model.graph, shapes)
+    held = liveness(model.graph, shapes)
     charged = _charge_constants(model)
     layers = []
     for _, node in graph_nodes(model.graph):
         anchor = next((tensor.name for tensor in node.outputs if tensor.name), node.name)
         size, params = charged.get(id(node), (0, 0))
         macs = node_macs(node, shapes)
-        layers.append(LayerCost(anchor, _op_name(node), node.name, size, params, macs, live.get(id(node))))
+        layers.append(LayerCost(anchor, _op_name(node), node.name, size, params, macs, held.live.get(id(node))))
     macs_of = [layer.macs for layer in layers if layer.macs is not None]
-    known = [size for size in live.values() if size is not None]
     return ModelCost(
         layers=tuple(layers),
         nodes=len(layers),
         bytes=sum(layer.bytes for layer in layers),
         params=sum(layer.params for layer in layers),
         macs=sum(macs_of) if len(macs_of) == len(layers) else None,
-        peak_activation_bytes=max(known, default=0) if len(known) == len(live) else None,
+        peak=held.peak,
     )
 
 
@@ -111,59 +114,6 @@ def _shape(tensor: Tensor, shapes: Shapes) -> tuple[int, ...] | None:
     if isinstance(tensor, Constant):
         return tuple(tensor.shape)
     return shapes.get(tensor.name)
-
-
-def _tensor_bytes(tensor: Tensor, shapes: Shapes) -> int | None:
-    """Return a tensor's bytes; what an integer kernel never holds in float, on either side of a QDQ pair, counts 0."""
-    if isinstance(tensor, Constant) or tensor.is_empty() or _is_on_grid(tensor):
-        return 0
-    shape = shapes.get(tensor.name)
-    dtype = numpy_dtype(tensor.dtype) or np.dtype(np.float32)
-    return None if shape is None else math.prod(shape) * max(dtype.itemsize, 1)
-
-
-def _is_on_grid(tensor: Tensor) -> bool:
-    """Whether the runtime holds ``tensor`` as the integers beside it: dequantized, or about to be quantized."""
-    if not tensor.inputs or not tensor.outputs:
-        return False
-    if tensor.inputs[0].op == "DequantizeLinear":
-        return True
-    readers = tensor.outputs
-    if len(readers) == 1 and readers[0].op in ("Relu", "Clip"):
-        readers = readers[0].outputs[0].outputs
-    return bool(readers) and all(reader.op == "QuantizeLinear" for reader in readers)
-
-
-def _live_bytes(graph: Graph, shapes: Shapes) -> dict[int, int | None]:
-    """Return, by id of each node of the main graph, the bytes of all tensors alive while it runs.
-
-    Walks the nodes in order, adding outputs and dropping each tensor after its last reader. While a tensor of unknown
-    size is alive, the sum is unknown.
-    """
-    last = _last_readers(graph)
-    alive = {id(tensor): _tensor_bytes(tensor, shapes) for tensor in graph.inputs}
-    total, unknown = sum(size or 0 for size in alive.values()), sum(size is None for size in alive.values())
-    live: dict[int, int | None] = {}
-    for index, node in enumerate(graph.nodes):
-        for tensor in node.outputs:
-            size = alive[id(tensor)] = _tensor_bytes(tensor, shapes)
-            total, unknown = total + (size or 0), unknown + (size is None)
-        live[id(node)] = None if unknown else total
-        for key in {id(tensor) for tensor in (*node.inputs, *node.outputs)} & alive.keys():
-            if last.get(key, index) <= index:
-                size = alive.pop(key)
-                total, unknown = total - (size or 0), unknown - (size is None)
-    return live
-
-
-def _last_readers(graph: Graph) -> dict[int, int]:
-    """Return, by id of each tensor, the index of the last node that reads it; outputs are read after the end."""
-    last: dict[int, int] = {}
-    for index, node in enumerate(graph.nodes):
-        inner = (tensor for g in subgraphs_of(node) for _, n in graph_nodes(g) for tensor in n.inputs)
-        last.update(dict.fromkeys((id(tensor) for tensor in (*node.inputs, *inner)), index))
-    last.update(dict.fromkeys((id(tensor) for tensor in graph.outputs), len(graph.nodes)))
-    return last
 
 
 # ---- multiply-accumulates, one function per family of operators ----------------------------------------------

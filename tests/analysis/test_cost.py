@@ -92,20 +92,6 @@ def test_an_int8_weight_is_charged_to_the_layer_that_uses_it() -> None:
     assert [(layer.op, layer.bytes) for layer in cost.layers] == [("DequantizeLinear", 0), ("MatMul", 12)]
 
 
-def test_peak_activations_follow_liveness() -> None:
-    """x and y live together (2 + 4 floats), then y and z (4 + 4); x is free by then."""
-    graph = oh.make_graph(
-        [oh.make_node("Concat", ["x", "x"], ["y"], axis=0), oh.make_node("Neg", ["y"], ["z"])],
-        "g",
-        [oh.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
-        [oh.make_tensor_value_info("z", TensorProto.FLOAT, [4])],
-    )
-    model = Model.load(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8))
-    cost = model_cost(model, concrete_shapes(model))
-    assert [layer.activation_bytes for layer in cost.layers] == [24, 32]
-    assert cost.peak_activation_bytes == 32
-
-
 def test_inference_fills_in_what_it_can_and_leaves_no_trace_in_the_file() -> None:
     model = one_node("Conv", {"x": [1, 3, 8, 8]}, {"w": [16, 3, 3, 3]})
     before = model.proto().graph.value_info
