@@ -21,7 +21,39 @@ class LayerSummary(Part):
     macs: Count | None = None
     """Multiply-accumulates at batch 1; absent where a shape is unknown."""
     activation_bytes: Count | None = None
-    """Bytes of activations alive while it runs, its inputs and outputs included."""
+    """Bytes of activations held while it runs, its inputs and outputs included."""
+    origin: str | None = None
+    """Of an output: the layer of the input that it works for, where that is not the one of its own name."""
+
+
+class HeldTensor(Part):
+    """A tensor that is held where most is."""
+
+    name: str
+    bytes: Count
+
+
+class ActivationPeak(Part):
+    """Where most activations are held at once."""
+
+    anchor: str
+    """The node."""
+    tensors: tuple[HeldTensor, ...]
+    """The largest first; they add up to `peak_activation_bytes`."""
+
+
+class TensorRange(Part):
+    """The real values that a quantized activation can take."""
+
+    tensor: str
+    low: float
+    high: float
+    step: NonNegative
+    """Between neighbouring values; the largest, where channels have their own."""
+    type: str
+    """Of the integers: "uint8"."""
+    channels: Count | None = None
+    """How many have a range of their own; absent where one is for all."""
 
 
 class ModelSummary(Part):
@@ -39,10 +71,13 @@ class ModelSummary(Part):
     macs: Count | None = None
     """Multiply-accumulates at batch 1; absent where shapes are unknown."""
     peak_activation_bytes: Count | None = None
-    """Largest sum of activations alive at once, in bytes."""
+    """Most activations held at once: inputs to the end, integers as integers; without the workspace of kernels."""
+    peak: ActivationPeak | None = None
     opset: Count
     """Opset of the default domain."""
     layers: tuple[LayerSummary, ...]
+    ranges: tuple[TensorRange, ...] = ()
+    """Of a quantized model, in the order of execution."""
 
 
 class OrtFile(Part):

@@ -213,7 +213,9 @@ class _Run:
         cost = cost_of(model, self.feed)
         size, digest = model.size_and_digest()
         download = download_bytes(placed.data)
-        summary = summarize(model, cost, path=None, size=size, sha256=digest, download=download)
+        summary = summarize(
+            model, cost, path=None, size=size, sha256=digest, download=download, reference=self.original.model
+        )
         observed = self._observed((size, download), cost.macs, validation, latency)
         lines = judge_budgets(self.settings.budgets, observed)
         return Report.model_validate(
