@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from onnxslim.cli import tables
 from onnxslim.cli.device_tables import device_tables
-from onnxslim.cli.options import MODEL, common_options, shape_options
+from onnxslim.cli.options import MODEL, common_options, device_option, shape_options
 from onnxslim.cli.output import Output
 from onnxslim.devices.finding import HOST
 from onnxslim.measure import Latency, RaceSettings
@@ -36,13 +36,7 @@ Examples:
 @click.option("--data", metavar="PATH", help="Samples; the first one is fed.  [default: seeded random values]")
 @click.option("--preprocess", metavar="SPEC", help="How images become tensors.")
 @click.option("--seconds", metavar="S", type=click.FloatRange(0.1), default=15.0, show_default=True)
-@click.option(
-    "--device",
-    "devices",
-    metavar="NAME",
-    multiple=True,
-    help="Where else to measure: arm[:CPU], android[:SERIAL], web, qnn; may be given more than once.  [default: host]",
-)
+@device_option()
 @shape_options()
 @common_options()
 def command(models: tuple[Path, ...], **options: Any) -> int:

@@ -11,13 +11,14 @@ from onnxslim.cli.tables import plain_table
 from onnxslim.measure import Latency
 from onnxslim.report import format_count, format_ms
 from onnxslim.report.evidence import DeviceReading, DeviceSide
+from onnxslim.report.evidence import Latency as LatencyPart
 from onnxslim.report.units import format_ratio
 
 MOST_LAYERS = 12
 """Rows of a table of layers; the rest is in the JSON."""
 
 
-def device_tables(results: Sequence[Latency], names: Sequence[str]) -> Iterator[RenderableType]:
+def device_tables(results: Sequence[Latency | LatencyPart], names: Sequence[str]) -> Iterator[RenderableType]:
     """Yield for each device a table of all models, its layers, and what is to be said of it."""
     for place, first in enumerate(results[0].devices):
         readings = [result.devices[place] for result in results]

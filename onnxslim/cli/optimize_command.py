@@ -11,20 +11,23 @@ import click
 from rich.markup import escape
 
 from onnxslim.cli import tables
+from onnxslim.cli.device_tables import device_tables
 from onnxslim.cli.options import (
     MODEL,
     common_options,
     data_options,
+    device_option,
     metric_option,
     report_option,
     shape_options,
     target_option,
 )
 from onnxslim.cli.output import Output
-from onnxslim.report import summary_lines
+from onnxslim.devices.finding import HOST
+from onnxslim.report import format_bytes, summary_lines
 from onnxslim.workflow.api import make_budgets
 from onnxslim.workflow.data import DataSettings
-from onnxslim.workflow.emit import check_outputs, write_result
+from onnxslim.workflow.emit import Written, check_outputs, write_result
 from onnxslim.workflow.optimizing import OptimizeResult, OptimizeSettings, run_optimize
 from onnxslim.workflow.plans import read_plan
 
@@ -64,6 +67,7 @@ Exit codes: 0 done, 1 a budget was missed (OUT is written), 2 bad input, 4 inter
 @click.option("--ort", is_flag=True, help="Write OUT.ort, its required operators and a manifest too.")
 @click.option("--no-exact", is_flag=True, help="Leave the exact rewrites out.")
 @click.option("--no-bench", is_flag=True, help="Do not measure latency.")
+@device_option()
 @report_option()
 @common_options()
 def command(source: Path, out: Path, **options: Any) -> int:
@@ -78,13 +82,14 @@ def command(source: Path, out: Path, **options: Any) -> int:
         settings = _settings(options, progress)
         result = run_optimize(source, settings)
     target = options["target"] if options["ort"] else None
-    report = write_result(result, out, options["reports"], ort_target=target)
+    written = write_result(result, out, options["reports"], ort_target=target)
     if options["plan_out"] is not None:
         result.plan.save(options["plan_out"])
     if options["as_json"]:
-        output.json(report.to_json())
+        output.json(written.report.to_json())
     else:
-        _show(output, result, out, options)
+        _show(output, result, (source, out), options)
+        _show_package(output, written)
     for line in result.warnings:
         output.warn(line)
     return 0 if result.budgets_met else 1
@@ -111,19 +116,43 @@ def _settings(options: dict[str, Any], progress: Any) -> OptimizeSettings:
         plan=None if options["plan"] is None else read_plan(options["plan"]),
         exact=not options["no_exact"],
         bench=not options["no_bench"],
+        devices=[name for name in options["devices"] if name != HOST],
+        package=options["ort"],
         threads=options["threads"] or 0,
         command=shlex.join(["onnxslim", *sys.argv[1:]]),
         progress=progress,
     )
 
 
-def _show(output: Output, result: OptimizeResult, out: Path, options: dict[str, Any]) -> None:
-    report = result.report
+def _show(output: Output, result: OptimizeResult, paths: tuple[Path, Path], options: dict[str, Any]) -> None:
+    report, (_, out) = result.report, paths
     output.show("", *(escape(line) for line in summary_lines(report)), "", tables.pass_table(report))
     skipped = tables.skipped_lines(report)
     if skipped:
         output.show("", "[bold]left alone[/bold]", escape(tables.bullet(skipped)))
+    if report.latency is not None:
+        output.show(*device_tables([report.latency], [path.name for path in paths]))
     written = [out, out.with_suffix(".report.json"), *options["reports"]]
     output.show("", f"wrote {escape(', '.join(str(path) for path in written))}")
     if options["data"] is None and options["passes"] is None and options["plan"] is None:
         output.note("checked on random samples; --data PATH would add int8 quantization, proven on your own")
+
+
+def _show_package(output: Output, written: Written) -> None:
+    """Say what the runtime of an app with this package has to hold, as far as that is known."""
+    manifest = written.manifest
+    if manifest is None:
+        return
+    runtime, names = manifest["runtime"], [file["name"] for file in manifest["files"]]
+    library = runtime["library"]
+    kernels, known = library.get("kernels"), library["published"]
+    needs = f"onnxruntime {runtime['minimum']['ort']} or newer, {len(manifest['operators']['ort'])} operators"
+    if kernels is not None:
+        needs += f", at most {kernels['required']} of {kernels['registered']:,} kernels"
+    full, reduced = (format_bytes(known[name]) for name in ("full_bytes", "reduced_bytes"))
+    output.show(
+        escape(f"package: {', '.join(names[1:])}: load {manifest['session']['load']}"),
+        escape(f"  needs {needs}"),
+        f"  library on {known['system']}, release {known['release']}: {full} with all operators, {reduced} with those "
+        "of common models; with yours alone: known when it is built",
+    )

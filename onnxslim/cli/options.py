@@ -96,6 +96,18 @@ def target_option() -> Decorator:
     )
 
 
+def device_option() -> Decorator:
+    """Where to measure besides this machine."""
+    return click.option(
+        "--device",
+        "devices",
+        metavar="NAME",
+        multiple=True,
+        help="Where else to measure: arm[:CPU], android[:SERIAL], web, qnn; may be given more than once.  "
+        "[default: host]",
+    )
+
+
 def common_options() -> Decorator:
     """Seed, threads and what is printed."""
     return stack(

@@ -73,10 +73,14 @@ class AndroidDevice(Device):
 
     def setup(self, progress: Progress) -> None:
         """Check that phone and binary fit; neither can be had from anywhere by this tool."""
+        self.check()
+        progress("android", 1, 1)
+
+    def check(self) -> None:
+        """Look whether phone and binary are there, and fit."""
         binary = self._binary()
         adb = Adb.connect(find_adb(self._adb), self._serial)
         check_abi(binary, check_binary(binary), describe(adb, 1).abis)
-        progress("android", 1, 1)
 
     def measure(self, job: Job) -> DeviceResult:
         """Run the job; whatever happens, what was put on the phone is taken away again.

@@ -59,6 +59,10 @@ class ArmDevice(Device):
         """Fetch the emulator, and Python and onnxruntime for ARM; immediate if they are there."""
         prepare(self._home, progress)
 
+    def check(self) -> None:
+        """Look whether it is set up."""
+        ready_home(self._home)
+
     def measure(self, job: Job) -> DeviceResult:
         """Count one inference of each model, on one thread; ``seconds``, ``threads`` and ``seed`` change nothing.
 

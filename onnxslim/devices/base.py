@@ -103,5 +103,9 @@ class Device(ABC):
         """Prepare what this tool can prepare; what only the user can provide is a DeviceError that says how."""
 
     @abstractmethod
+    def check(self) -> None:
+        """Look, before long work, whether what it takes is there; fetch nothing."""
+
+    @abstractmethod
     def measure(self, job: Job) -> DeviceResult:
         """Run the job."""

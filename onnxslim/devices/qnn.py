@@ -66,9 +66,13 @@ class QnnDevice(Device):
 
     def setup(self, progress: Progress) -> None:
         """Check that the package is there; it is the user's to install."""
+        self.check()
+        progress("qnn", 1, 1)
+
+    def check(self) -> None:
+        """Look whether the package is there and starts."""
         with tempfile.TemporaryDirectory(prefix="onnxslim-qnn-") as folder:
             _run(Path(folder), {"model": None}, self._task(1))
-        progress("qnn", 1, 1)
 
     def measure(self, job: Job) -> DeviceResult:
         """Run each model once; one that the emulator refuses has a reason, and all refused is a DeviceError.

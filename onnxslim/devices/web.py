@@ -63,6 +63,11 @@ class WebDevice(Device):
         find_browser(self._browser)
         install(progress)
 
+    def check(self) -> None:
+        """Look whether there are a browser and onnxruntime-web."""
+        find_browser(self._browser)
+        find_package(self._package)
+
     def measure(self, job: Job) -> DeviceResult:
         """Run the job.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from onnxslim.mobile.manifest import write_manifest
+from onnxslim.mobile.manifest import Manifest, write_manifest
 from onnxslim.mobile.operators import operators_of
-from onnxslim.mobile.ort_package import OrtFiles, emit_ort
+from onnxslim.mobile.ort_package import OrtFiles, emit_ort, refuse_dynamic
 from onnxslim.mobile.provenance import stamp
 
-__all__ = ["OrtFiles", "emit_ort", "operators_of", "stamp", "write_manifest"]
+__all__ = ["Manifest", "OrtFiles", "emit_ort", "operators_of", "refuse_dynamic", "stamp", "write_manifest"]

@@ -24,8 +24,9 @@ _LONG_KNOWN = frozenset(
     f"com.microsoft:{name}"
     for name in (
         "FusedConv", "FusedGemm", "FusedMatMul", "Gelu", "BiasGelu", "FastGelu", "DynamicQuantizeMatMul",
-        "MatMulIntegerToFloat", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
-        "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax",
+        "MatMulIntegerToFloat", "NhwcMaxPool", "QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearConcat",
+        "QLinearConv", "QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearReduceMean",
+        "QLinearSigmoid", "QLinearSoftmax",
     )
 )  # fmt: skip
 """Operators of onnxruntime's own that 1.16 has (its docs/ContribOperators.md)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,23 @@ from onnxslim.ir import Model, TensorSpec
 from onnxslim.ir.loading import locations
 from onnxslim.ir.saving import write_bytes
 from onnxslim.mobile.compatibility import oldest_runtime
+from onnxslim.mobile.grids import GridFacts, input_grids, output_grids
+from onnxslim.mobile.library import library_facts
 from onnxslim.mobile.operators import operators_of
 from onnxslim.mobile.ort_package import OrtFiles
 from onnxslim.mobile.provenance import provenance_of
+from onnxslim.mobile.session import session_advice
 from onnxslim.runtime.sessions import version
+from onnxslim.targets import Target
+
+Manifest = dict[str, Any]
 
 
-def write_manifest(model: Model, out: Path, files: OrtFiles) -> Path:
-    """Write the manifest of ``out``, which holds ``model``, and of ``files`` beside them; return its path.
+def write_manifest(model: Model, out: Path, files: OrtFiles, target: Target) -> Manifest:
+    """Write ``OUT.manifest.json`` about ``out``, which holds ``model``, and ``files`` beside it; return what it says.
 
-    ``runtime`` says which onnxruntime made the .ort and is known to run both, and the oldest release that should.
+    ``runtime`` says which onnxruntime made the .ort and is known to run both, the oldest release that should, and how
+    large it is; ``session`` what the app should set; ``inputs`` and ``outputs`` which integers they stand for.
 
     Raises:
         OutputError: the place cannot be written.
@@ -28,8 +36,9 @@ def write_manifest(model: Model, out: Path, files: OrtFiles) -> Path:
     operators, current = operators_of(model), version()
     versions = (model.opset, model.ir_version)
     weights = sorted(out.parent / name for name in locations(out))
-    manifest: dict[str, Any] = {
+    manifest: Manifest = {
         "schema": 1,
+        "target": target.name,
         "files": [_file(path) for path in (out, *weights, files.ort, files.config)],
         "runtime": {
             "name": "onnxruntime",
@@ -38,16 +47,17 @@ def write_manifest(model: Model, out: Path, files: OrtFiles) -> Path:
                 "onnx": oldest_runtime(*versions, operators, current, ort_format=False),
                 "ort": oldest_runtime(*versions, files.operators, current, ort_format=True),
             },
+            "library": library_facts(files.versions),
         },
+        "session": session_advice(target, (out.name, files.ort.name), (operators, files.operators)),
         "opset": model.opset,
-        "inputs": [_tensor(spec) for spec in model.inputs],
-        "outputs": [_tensor(spec) for spec in model.outputs],
+        "inputs": _tensors(model.inputs, input_grids(model)),
+        "outputs": _tensors(model.outputs, output_grids(model)),
         "operators": {"onnx": list(operators), "ort": list(files.operators)},
         "provenance": provenance_of(model),
     }
-    path = out.with_suffix(".manifest.json")
-    write_bytes(path, (json.dumps(manifest, indent=2) + "\n").encode())
-    return path
+    write_bytes(out.with_suffix(".manifest.json"), (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -56,6 +66,16 @@ def _file(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
+def _tensors(specs: Iterable[TensorSpec], grids: Mapping[str, GridFacts]) -> list[dict[str, Any]]:
+    return [_tensor(spec) | ({"quantization": grids[spec.name]} if spec.name in grids else {}) for spec in specs]
+
+
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     shape = None if spec.shape is None else list(spec.shape)
-    return {"name": spec.name, "type": None if spec.dtype is None else str(spec.dtype), "shape": shape}
+    fixed = shape is not None and all(isinstance(dim, int) for dim in shape)
+    return {
+        "name": spec.name,
+        "type": None if spec.dtype is None else str(spec.dtype),
+        "shape": shape,
+        "fixed": fixed,
+    }

@@ -9,6 +9,9 @@ import onnx
 
 from onnxslim.ir import Model
 
+Required = tuple[str, int, str]
+"""Domain, version and name of an operator."""
+
 _TYPES = re.compile(r"\{[^{}]*\}")
 """The innermost braces of a configuration's line: element types, as JSON."""
 
@@ -32,20 +35,28 @@ def operators_of(model: Model) -> tuple[str, ...]:
 
 
 def required_operators(config: str) -> tuple[str, ...]:
-    """Return the operators that a required-operators configuration names, in the form of :func:`operators_of`.
+    """Return the operators that a required-operators configuration names, in the form of :func:`operators_of`."""
+    return tuple(sorted({_qualified(domain, name) for domain, _, name in required_versions(config)}))
 
-    Its lines are ``domain;opsets;Name{types},Name`` (onnxruntime, "Reduced operator configuration file").
+
+def required_versions(config: str) -> frozenset[Required]:
+    """Return domain, version and name of each operator that a required-operators configuration names.
+
+    The standard's domain is empty. Its lines are ``domain;opsets;Name{types},Name`` (onnxruntime, "Reduced operator
+    configuration file").
     """
-    found: set[str] = set()
+    found: set[Required] = set()
     for line in config.splitlines():
         fields = line.split(";", 2)
         if line.startswith(("#", "!")) or len(fields) != 3:
             continue
-        names = fields[2]
+        domain, opsets, names = fields
         while _TYPES.search(names):
             names = _TYPES.sub("", names)
-        found.update(_qualified(fields[0].strip(), name.strip()) for name in names.split(",") if name.strip())
-    return tuple(sorted(found))
+        domain = "" if domain.strip() == "ai.onnx" else domain.strip()
+        versions = [int(opset) for opset in opsets.split(",") if opset.strip().isdigit()]
+        found.update((domain, since, name.strip()) for name in names.split(",") if name.strip() for since in versions)
+    return frozenset(found)
 
 
 def _qualified(domain: str, name: str) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.errors import ModelError, OutputError
+from onnxslim.ir import Model
 from onnxslim.ir.saving import write_bytes
-from onnxslim.mobile.operators import required_operators
+from onnxslim.mobile.operators import Required, required_operators, required_versions
 from onnxslim.runtime import Feed, Level, RuntimeRefusal, Session, SessionConfig
 from onnxslim.runtime.ort_format import convert
 from onnxslim.targets import Target
@@ -34,6 +35,8 @@ class OrtFiles:
     config: Path
     operators: tuple[str, ...]
     """After the optimizations that the .ort has behind it; the names are those of ``operators_of``."""
+    versions: frozenset[Required] = frozenset()
+    """The same with the versions that the configuration names."""
 
 
 def emit_ort(out: Path, target: Target, feed: Feed) -> OrtFiles:
@@ -59,7 +62,25 @@ def emit_ort(out: Path, target: Target, feed: Feed) -> OrtFiles:
             raise ModelError(f"{out} cannot be packaged as .ort: {error}: leave --ort out") from None
         data = made.read_bytes()
     place({ort: data, config: required.encode()})
-    return OrtFiles(ort, len(data), config, required_operators(required))
+    return OrtFiles(ort, len(data), config, required_operators(required), required_versions(required))
+
+
+def refuse_dynamic(model: Model, target: Target) -> None:
+    """Refuse inputs with dimensions that ``target`` needs fixed and the model leaves open.
+
+    Raises:
+        ModelError: there is one; says which option fixes it.
+    """
+    if target.fixed_from is None:
+        return
+    for spec in model.inputs:
+        dims = (None,) if spec.shape is None else spec.shape
+        if not all(isinstance(dim, int) for dim in dims[target.fixed_from :]):
+            shown = "×".join("?" if dim is None else str(dim) for dim in dims)
+            only_batch = all(isinstance(dim, int) for dim in dims[1:]) and len(dims) > 1
+            sizes = "x".join(str(dim) if isinstance(dim, int) else "N" for dim in dims)
+            way = "add --batch 1" if only_batch else f"add --shape {spec.name}={sizes} with numbers for N"
+            raise ModelError(f"input {spec.name!r} is {shown} and {target.name} needs fixed shapes: {way}")
 
 
 def check_ort(onnx_path: Path, ort_path: Path, required: str, feed: Feed) -> None:

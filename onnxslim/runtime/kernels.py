@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,3 +34,38 @@ def quantizes(opset: int) -> bool:
     except RuntimeRefusal:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel that is registered for the CPU; there is one for each of some operators' types."""
+
+    domain: str
+    """Empty for the standard's."""
+    op: str
+    first: int
+    last: int
+    """Versions of the operator that it computes."""
+
+
+@functools.cache
+def registered_kernels() -> tuple[Kernel, ...]:
+    """Return all kernels of the installed onnxruntime's CPU provider; none where it does not tell."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    listed: Sequence[Any] = getattr(state, "get_all_opkernel_def", tuple)()
+    return tuple(
+        Kernel("" if kernel.domain == "ai.onnx" else kernel.domain, kernel.op_name, *kernel.version_range)
+        for kernel in listed
+        if kernel.provider == "CPUExecutionProvider"
+    )
+
+
+def library_bytes() -> int | None:
+    """Return the size of the installed onnxruntime's library, without its bindings where these are apart."""
+    import onnxruntime
+
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    names = ("libonnxruntime.so*", "libonnxruntime*.dylib", "onnxruntime.dll", "onnxruntime_pybind11_state*")
+    found = (path for name in names for path in sorted(folder.glob(name)))
+    return next((path.stat().st_size for path in found), None)

@@ -47,6 +47,8 @@ class Target:
     """Whether it computes with 16-bit activations as integers; elsewhere what 8 bits cannot hold stays in float."""
     transposed_convolutions: bool = False
     """Whether it has an integer kernel for ConvTranspose."""
+    fixed_from: int | None = None
+    """The first dimension of inputs that must be fixed: 0 for all, 1 where the batch may vary; None: all may vary."""
     looks: Looks = Looks.KERNELS
     operators: Operators = field(default_factory=dict, hash=False)
     """Of a target that is checked by rules: all that it has."""

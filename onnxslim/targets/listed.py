@@ -16,7 +16,7 @@ _BLIND = (
 NNAPI = Target(
     "nnapi", "Android's NNAPI execution provider (deprecated since Android 15)", 8, "arm",
     "onnxruntime tools/usability_checker: op names of the NNAPI provider; fixed shapes",
-    looks=Looks.NAMES,
+    fixed_from=0, looks=Looks.NAMES,
     basis="by their operators' names",
     integers=Fact(
         "integers", "are quicker and smaller where a driver has them: uint8, QDQ or QLinear operators",

@@ -135,7 +135,7 @@ XNNPACK = Target(
     "xnnpack", "the XNNPACK execution provider", 8, "arm",
     "onnxruntime core/providers/xnnpack: S8S8, or U8U8 per tensor; 2-D; constant weights",
     activations="int8", transposed_convolutions=True,
-    looks=Looks.RULES, operators=OPERATORS, groups=GROUPS,
+    fixed_from=1, looks=Looks.RULES, operators=OPERATORS, groups=GROUPS,
     fused={"Relu": ("Conv", "MaxPool", "AveragePool"), "Clip": ("Conv", "MaxPool", "AveragePool")},
     subgraphs=True,
     basis="by rules read off onnxruntime's sources",

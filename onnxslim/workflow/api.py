@@ -54,6 +54,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
     plan: str | Path | PlanFile | None = None,
     exact: bool = True,
     bench: bool = True,
+    devices: Sequence[str] = (),
     seed: int = 0,
     threads: int = 0,
 ) -> OptimizeResult:
@@ -64,6 +65,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
         data: samples to calibrate on: a path as for ``--data``, or Samples.
         passes: a pipeline as text or as passes; None chooses by what is given.
         max_drop: points of the metric that may be lost, e.g. ``"1%"``.
+        devices: where to measure besides this machine, as ``--device`` spells them.
         threads: 0 means one per core.
 
     Returns:
@@ -83,6 +85,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
         plan=read_plan(plan) if isinstance(plan, str | Path) else plan,
         exact=exact,
         bench=bench,
+        devices=devices,
         threads=threads,
     )
     return run_optimize(model, settings)

@@ -19,8 +19,7 @@ from onnxslim.measure.latency import claimed, ratio_with_interval
 from onnxslim.measure.layer_times import by_origin, heads_of, origins_of
 from onnxslim.pipeline.base import Progress
 from onnxslim.report.evidence import DeviceLayer, DeviceReading, DeviceSide
-from onnxslim.runtime import Feed, Session, SessionConfig, load_proto
-from onnxslim.workflow.source import Source
+from onnxslim.runtime import Feed, Reading, RuntimeRefusal, Session, SessionConfig, load_proto
 
 APART = 1.25
 """Host and device disagree where one ratio is so many times the other."""
@@ -35,11 +34,11 @@ class Measured:
     results: tuple[DeviceResult, ...]
     graphs: tuple[onnx.GraphProto, ...]
     outputs: tuple[Mapping[str, object], ...]
-    """Of this machine's kernels."""
+    """Of this machine's kernels, kept from saturating where that can be."""
 
 
 def measure_devices(
-    names: Sequence[str], models: Sequence[Source], feed: Feed, race: RaceSettings, progress: Progress
+    names: Sequence[str], models: Sequence[Placed], feed: Feed, race: RaceSettings, progress: Progress
 ) -> Measured:
     """Run ``models``, the first of which is the reference, on every device.
 
@@ -51,11 +50,21 @@ def measure_devices(
     """
     devices = [find_device(name) for name in names]
     with tempfile.TemporaryDirectory() as folder:
-        paths = [_file(model.placed, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
+        paths = [_file(model, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
         job = Job(paths, feed, race.seconds, race.threads, race.seed, progress)
         results = tuple(device.measure(job) for device in devices)
-        outputs = tuple(Session(path, SessionConfig()).run(feed) for path in paths)
+        outputs = tuple(_outputs(path, feed) for path in paths)
         return Measured(results, tuple(load_proto(path).graph for path in paths), outputs)
+
+
+def check_devices(names: Sequence[str]) -> None:
+    """Find out before long work whether devices can be measured on.
+
+    Raises:
+        DeviceError: there is no such device, or it is known not to be ready.
+    """
+    for name in names:
+        find_device(name).check()
 
 
 def with_devices(hosts: Sequence[Latency], measured: Measured) -> tuple[Latency, ...]:
@@ -76,6 +85,14 @@ def _file(model: Placed, place: Path) -> Path:
         return model.data.absolute()
     place.write_bytes(model.data)
     return place
+
+
+def _outputs(path: Path, feed: Feed) -> Mapping[str, object]:
+    """Run a model here; integers as ARM multiplies them, unless onnxruntime does not load the model so."""
+    try:
+        return Session(path, SessionConfig(reading=Reading.ARM)).run(feed)
+    except RuntimeRefusal:
+        return Session(path, SessionConfig()).run(feed)
 
 
 def _reading(found: DeviceResult, index: int, measured: Measured, host: Latency) -> DeviceReading:

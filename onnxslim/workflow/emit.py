@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnxslim.errors import OutputError
 from onnxslim.ir.loading import file_facts
-from onnxslim.mobile import emit_ort, operators_of, write_manifest
+from onnxslim.mobile import Manifest, emit_ort, operators_of, write_manifest
 from onnxslim.report import Report, check_report_path, write_report
 from onnxslim.report.network import OrtFile
 from onnxslim.targets import find_target
@@ -31,24 +32,31 @@ def check_outputs(source: Path, out: Path, reports: Sequence[Path], others: Sequ
         check_report_path(path)
 
 
-def write_result(result: OptimizeResult, out: Path, reports: Sequence[Path], *, ort_target: str | None) -> Report:
-    """Write OUT, ``OUT.report.json`` beside it, the reports asked for, and the mobile package if asked for.
+@dataclass(frozen=True)
+class Written:
+    """What was written."""
 
-    Returns:
-        The report as it was written, with the paths of the files.
-    """
+    report: Report
+    """With the paths of the files."""
+    manifest: Manifest | None = None
+    """Of the mobile package, where that was asked for."""
+
+
+def write_result(result: OptimizeResult, out: Path, reports: Sequence[Path], *, ort_target: str | None) -> Written:
+    """Write OUT, ``OUT.report.json`` beside it, the reports asked for, and the mobile package if asked for."""
     result.model.save(out)
-    report = result.report
+    report, manifest = result.report, None
     if report.output is None:
-        return report
+        return Written(report)
     size, digest = file_facts(out)
     changes: dict[str, object] = {"path": str(out), "bytes": size, "sha256": digest}
     if ort_target is not None:
-        files = emit_ort(out, find_target(ort_target), result.feed)
+        target = find_target(ort_target)
+        files = emit_ort(out, target, result.feed)
         changes["ort"] = OrtFile(path=str(files.ort), bytes=files.bytes)
         changes["operators"] = operators_of(result.model)
-        write_manifest(result.model, out, files)
+        manifest = write_manifest(result.model, out, files, target)
     report = report.model_copy(update={"output": report.output.model_copy(update=changes)})
     for path in (out.with_suffix(".report.json"), *reports):
         write_report(report, path)
-    return report
+    return Written(report, manifest)

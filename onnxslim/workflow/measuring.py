@@ -90,7 +90,9 @@ def run_bench(
     samples = gather(sources[0].model, data).evaluation
     race = replace(race, patience=samples.patience)
     feed = next(iter(samples)).feed
-    measured = measure_devices(devices, sources, feed, race, progress) if devices else None
+    measured = (
+        measure_devices(devices, [source.placed for source in sources], feed, race, progress) if devices else None
+    )
     results = compare_latency([source.placed.data for source in sources], feed, race, progress)
     return results if measured is None else with_devices(results, measured)
 

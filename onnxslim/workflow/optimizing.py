@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from onnxslim.budget import Budgets, Observed, Unit, judge_budgets
-from onnxslim.errors import ModelError, PolicyError, SpecError
+from onnxslim.errors import DeviceError, ModelError, PolicyError, SpecError
 from onnxslim.ir import Model
 from onnxslim.ir.saving import Placed
 from onnxslim.measure import Latency, RaceSettings, Validation, ValidationSettings, compare_latency, validate
-from onnxslim.mobile import stamp
+from onnxslim.mobile import refuse_dynamic, stamp
 from onnxslim.mobile.download import LIMIT, download_bytes
 from onnxslim.passes import FactorLowRank, InsertQdq, PruneFilters
 from onnxslim.passes.insert_qdq import DEFAULT_DROP, DEFAULT_SQNR
@@ -31,10 +31,11 @@ from onnxslim.report import Report
 from onnxslim.report.network import OutputSummary, PassRecord
 from onnxslim.report.ranks import FactoredLayer
 from onnxslim.report.schema import BudgetLine
-from onnxslim.runtime import Feed
+from onnxslim.runtime import Feed, RuntimeRefusal
 from onnxslim.targets import find_target
 from onnxslim.workflow.checks import Checker, Judge
 from onnxslim.workflow.data import DataSettings, SampleSets, gather
+from onnxslim.workflow.devices import check_devices, measure_devices, with_devices
 from onnxslim.workflow.placing import raced, run_placement
 from onnxslim.workflow.plans import PlanFile, collect
 from onnxslim.workflow.registry import exact_passes, known_passes
@@ -58,6 +59,10 @@ class OptimizeSettings:
     plan: PlanFile | None = None
     exact: bool = True
     bench: bool = True
+    devices: Sequence[str] = ()
+    """Where original and result are measured besides this machine, as ``--device`` spells them."""
+    package: bool = False
+    """Whether an ORT package will be made of the result, so that shapes must be as the target needs them."""
     threads: int = 0
     """Threads for calibration and validation; 0 means one per core. Latency is measured on one."""
     command: str = "onnxslim.optimize(...)"
@@ -101,6 +106,11 @@ class _Run:
         self.settings = settings
         if settings.budgets.max_drop is not None and not samples.evaluation.labelled:
             raise PolicyError("--max-drop needs labelled samples and there are none: add --eval-data with labels")
+        if settings.devices and not settings.bench:
+            raise DeviceError("--device measures and --no-bench does not: leave one of them out")
+        if settings.package:
+            refuse_dynamic(original.model, find_target(settings.target))
+        check_devices(settings.devices)
         self.notes: list[str] = []
         self.feed: Feed = next(iter(samples.evaluation)).feed
         self.cost = cost_of(original.model, self.feed)
@@ -123,7 +133,7 @@ class _Run:
         )
         placed = model.placed()
         validation = self._validate(model, placed)
-        latency = self._latency(model, placed)
+        latency = self._on_devices(placed, self._latency(model, placed))
         report = self._report(model, placed, results, validation, latency)
         return OptimizeResult(model, report, plan, self.feed, tuple(self._warnings(results, validation, report)))
 
@@ -199,6 +209,20 @@ class _Run:
         except ModelError as error:
             self.notes.append(str(error))  # the model is made and proven: that is not lost for a measurement
             return None
+
+    def _on_devices(self, placed: Placed, host: Latency | None) -> Latency | None:
+        """Return ``host`` with what the devices say of original and result beside it."""
+        settings = self.settings
+        if host is None or not settings.devices:
+            return host
+        race = RaceSettings(seed=settings.data.seed)
+        pair = [self.original.placed, placed]
+        try:
+            measured = measure_devices(settings.devices, pair, self.feed, race, settings.progress)
+        except (DeviceError, ModelError, RuntimeRefusal) as error:
+            self.notes.append(str(error))  # as above
+            return host
+        return with_devices([host], measured)[0]
 
     # ---- writing it down ---------------------------------------------------------------------------------
 

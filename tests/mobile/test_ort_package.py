@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnxslim.errors import ModelError, OutputError
 from onnxslim.ir import Model, fix_input
-from onnxslim.mobile import OrtFiles, emit_ort, operators_of, stamp, write_manifest
+from onnxslim.mobile import OrtFiles, emit_ort, operators_of, refuse_dynamic, stamp, write_manifest
 from onnxslim.mobile.ort_package import check_ort, place
 from onnxslim.runtime import RuntimeRefusal, Session, SessionConfig
 from onnxslim.runtime.ort_format import convert
@@ -121,7 +119,7 @@ def test_external_weights(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     onnx.save_model(proto(), out, save_as_external_data=True, location="out.onnx.data", size_threshold=0)
     files = emit_ort(out, ARM, FEED)
-    manifest = json.loads(write_manifest(Model.load(out), out, files).read_text())
+    manifest = write_manifest(Model.load(out), out, files, ARM)
     assert [entry["name"] for entry in manifest["files"]][:2] == ["out.onnx", "out.onnx.data"]
 
 
@@ -197,27 +195,34 @@ def test_an_ort_for_x86_is_noticed(package: Package, tmp_path: Path) -> None:
         check_ort(package.out, ort, config.read_text(), FEED)
 
 
-# ---- manifest ------------------------------------------------------------------------------------------------
+# ---- shapes ---------------------------------------------------------------------------------------------------
 
 
-def test_the_manifest(package: Package) -> None:
-    out, files = package.out, package.files
-    path = write_manifest(package.model, out, files)
-    assert path == out.with_name("out.manifest.json")
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    for entry, written in zip(manifest.pop("files"), (out, files.ort, files.config), strict=True):
-        data = written.read_bytes()
-        assert entry == {"name": written.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    assert manifest.pop("runtime")["minimum"] == {"onnx": "1.12", "ort": "1.16"}
-    assert manifest == {
-        "schema": 1,
-        "opset": 17,
-        "inputs": [{"name": "x", "type": "float32", "shape": ["batch", 8, 9, 9]}],
-        "outputs": [{"name": "y", "type": "float32", "shape": ["batch", 16, 7, 7]}],
-        "operators": {"onnx": ["Conv", "Relu"], "ort": ["com.microsoft:FusedConv"]},
-        "provenance": {"tool": "onnxslim-mobile", "version": "1.2.3", "spec": "exact", "input_sha256": "ab" * 32},
-    }
-    assert str(out.parent) not in path.read_text()
+def shaped(*dims: int | str) -> Model:
+    """A model of one input with these dimensions."""
+    values = [oh.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name in ("x", "y")]
+    graph = oh.make_graph([oh.make_node("Neg", ["x"], ["y"])], "g", values[:1], values[1:])
+    return Model.load(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8))
+
+
+@pytest.mark.parametrize(
+    ("target", "dims", "line"),
+    [
+        ("arm-cpu", ("n", 3, "h", "w"), None),
+        ("coreml", ("n", 3, 8, 8), None),
+        ("xnnpack", ("n", 3, 8, 8), None),
+        ("xnnpack", ("n", 3, 8, "w"), "'x' is n×3×8×w and xnnpack needs fixed shapes: add --shape x=Nx3x8xN with"),
+        ("nnapi", (1, 3, 8, 8), None),
+        ("nnapi", ("n", 3, 8, 8), "'x' is n×3×8×8 and nnapi needs fixed shapes: add --batch 1"),
+        ("qnn", ("n",), "'x' is n and qnn needs fixed shapes: add --shape x=N with numbers for N"),
+    ],
+)
+def test_shapes_that_a_target_needs_fixed(target: str, dims: tuple[int | str, ...], line: str | None) -> None:
+    if line is None:
+        refuse_dynamic(shaped(*dims), find_target(target))
+        return
+    with pytest.raises(ModelError, match=re.escape(line)):
+        refuse_dynamic(shaped(*dims), find_target(target))
 
 
 def test_a_detector_whose_output_barely_moves(zoo: Path, tmp_path: Path) -> None:

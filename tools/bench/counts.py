@@ -87,10 +87,11 @@ def _network(path: Path, wish: Wish) -> int:
 
 
 def _device(model: str, device: str, made: Made, hosts: tuple[Latency, ...], race: RaceSettings) -> int:
+    placed = [source.placed for source in made.sources]
     seconds, found = [], []
     for _ in range(RUNS):
         started = time.perf_counter()
-        found.append(measure_devices([device], made.sources, made.feed, race, silent))
+        found.append(measure_devices([device], placed, made.feed, race, silent))
         seconds.append(time.perf_counter() - started)
     print(f"{model}: counted on {device} in {', '.join(f'{each:.0f}' for each in seconds)} s", flush=True)
     missed = 0
