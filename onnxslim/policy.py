@@ -77,6 +77,11 @@ class Evidence:
     latency_ratio: Interval | None = None
     """95 % interval of candidate / reference."""
     latency_reason: str = "not measured"
+    arm_instructions: tuple[int, int] | None = None
+    """Candidate's and reference's, of one inference, counted on an emulated processor."""
+    arm_reason: str = "not counted"
+    arm_refused: str | None = None
+    """Why the candidate does not run on ARM, where it was tried."""
     drop: float | None = None
     drop_interval: Interval | None = None
     drop_reason: str = "no labelled samples: add --data with labels"
@@ -168,7 +173,7 @@ def _judge_limits(parsed: dict[str, Limit], limits: Limits, evidence: Evidence) 
     if "latency" in parsed:
         yield _judge_latency(parsed["latency"], evidence)
     if "arm_instructions" in parsed:
-        yield _at_most("arm_instructions", parsed["arm_instructions"], None, None, "not measured by this version")
+        yield _judge_instructions(parsed["arm_instructions"], evidence)
     if "metric_drop" in parsed:
         limit = parsed["metric_drop"]
         yield _at_most("metric_drop", limit, evidence.drop, evidence.drop_interval, evidence.drop_reason)
@@ -187,6 +192,15 @@ def _judge_latency(limit: Limit, evidence: Evidence) -> RuleResult:
         reference = evidence.latency_ms[1]
         interval = (interval[0] * reference, interval[1] * reference)
     return _at_most("latency", limit, value, interval, "")
+
+
+def _judge_instructions(limit: Limit, evidence: Evidence) -> RuleResult:
+    """Counts are exact; a candidate that does not run where it was tried fails."""
+    if evidence.arm_refused is not None:
+        reason = f"the candidate does not run on ARM: {evidence.arm_refused}"
+        return RuleResult("arm_instructions", f"<= {limit.text}", None, None, GateVerdict.FAIL, reason)
+    value = None if evidence.arm_instructions is None else limit.observe(*evidence.arm_instructions)
+    return _at_most("arm_instructions", limit, value, None, evidence.arm_reason)
 
 
 def _judge_require(policy: Policy, evidence: Evidence) -> Iterator[RuleResult]:

@@ -16,6 +16,7 @@ EVIDENCE = Evidence(
     unsupported={"arm-cpu": ()},
     latency_ms=(6.0, 10.0),
     latency_ratio=(0.55, 0.65),
+    arm_instructions=(400, 1000),
     drop=0.004,
     drop_interval=(-0.002, 0.010),
     sqnr_db=25.0,
@@ -41,7 +42,10 @@ PASS, FAIL, INCONCLUSIVE = GateVerdict.PASS, GateVerdict.FAIL, GateVerdict.INCON
         ("sqnr_db = 20", PASS),
         ("sqnr_db = 30", FAIL),
         ("top1_agreement = 0.98", PASS),
-        ('arm_instructions = "50%"', INCONCLUSIVE),
+        ('arm_instructions = "40%"', PASS),
+        ('arm_instructions = "39%"', FAIL),
+        ("arm_instructions = 400", PASS),
+        ("arm_instructions = 399", FAIL),
     ],
 )
 def test_limits(line: str, verdict: GateVerdict) -> None:
@@ -89,6 +93,14 @@ def test_what_was_not_measured_never_passes() -> None:
     unmeasured = replace(EVIDENCE, latency_ms=None, latency_ratio=None, drop=None, sqnr_db=None, top1_agreement=None)
     for line in ('latency = "999%"', 'metric_drop = "99%"', "sqnr_db = 0", "top1_agreement = 0"):
         assert judge(read_policy(f"[limits]\n{line}", "gate.toml"), unmeasured).verdict is INCONCLUSIVE
+
+
+def test_what_was_not_counted_has_its_reason_and_what_does_not_run_fails() -> None:
+    policy = read_policy('[limits]\narm_instructions = "999%"', "gate.toml")
+    rule = judge(policy, replace(EVIDENCE, arm_instructions=None, arm_reason="set it up")).rules[0]
+    assert (rule.verdict, rule.observed, rule.reason) == (INCONCLUSIVE, None, "set it up")
+    rule = judge(policy, replace(EVIDENCE, arm_instructions=None, arm_refused="no kernel")).rules[0]
+    assert (rule.verdict, rule.reason) == (FAIL, "the candidate does not run on ARM: no kernel")
 
 
 def test_any_failure_outweighs_any_doubt() -> None:

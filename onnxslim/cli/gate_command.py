@@ -25,6 +25,7 @@ A policy is TOML; every key is optional:
   bytes = "30%"            # or "5MB"; percentages are candidate / reference
   macs = "60%"
   latency = "80%"
+  arm_instructions = "50%" # counted on an emulated Cortex-A76; 'onnxslim device setup arm' first
   metric_drop = "1%"       # points of the metric
   sqnr_db = 20
   top1_agreement = 0.98

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxslim.errors import DeviceError
 from onnxslim.measure import Latency, RaceSettings, Validation
 from onnxslim.mobile import operators_of
 from onnxslim.pipeline.base import Progress, silent
 from onnxslim.policy import Evidence, Policy
+from onnxslim.runtime import RuntimeRefusal
 from onnxslim.targets import TARGETS
-from onnxslim.workflow.data import DataSettings
+from onnxslim.workflow.data import DataSettings, gather
+from onnxslim.workflow.devices import check_devices, measure_devices
 from onnxslim.workflow.measuring import run_bench, run_validate
 from onnxslim.workflow.source import ModelLike, Source, open_source
 from onnxslim.workflow.summary import cost_of
 from onnxslim.workflow.targeting import shortfalls
+
+ARM = "arm"
+"""The device that counts ``arm_instructions``."""
 
 
 def collect_evidence(
@@ -40,6 +46,8 @@ def collect_evidence(
     if limits.latency is not None:
         race = RaceSettings(seed=data.seed, layers=False)
         facts |= _times(run_bench([reference, candidate], data, {}, None, race, progress)[0])
+    if limits.arm_instructions is not None:
+        facts |= _instructions(ours, theirs, data, progress)
     return Evidence(
         bytes=(theirs.bytes, ours.bytes),
         macs=(_macs(theirs), _macs(ours)),
@@ -69,6 +77,21 @@ def _times(latency: Latency) -> dict[str, object]:
     reference = latency.reference.p50_ms
     low, high = latency.interval
     return {"latency_ms": (reference / latency.speedup, reference), "latency_ratio": (1 / high, 1 / low)}
+
+
+def _instructions(ours: Source, theirs: Source, data: DataSettings, progress: Progress) -> dict[str, object]:
+    """Count both models on the emulated processor that ``arm`` means; what keeps it from counting is the reason."""
+    try:
+        check_devices([ARM])
+        feed = next(iter(gather(ours.model, data).evaluation)).feed
+        pair = [ours.placed, theirs.placed]
+        found = measure_devices([ARM], pair, feed, RaceSettings(seed=data.seed), progress).results[0]
+    except (DeviceError, RuntimeRefusal) as error:
+        return {"arm_reason": str(error)}
+    reference, candidate = found.sides
+    if candidate.refused is not None:
+        return {"arm_refused": candidate.refused}
+    return {"arm_instructions": (candidate.instructions, reference.instructions)}
 
 
 def _macs(source: Source) -> int | None:

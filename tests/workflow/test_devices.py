@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from jsonschema import Draft202012Validator
 
 from onnxslim.devices.base import Device, DeviceResult, Job, Kind, LayerCount, Progress, Side
 from onnxslim.devices.finding import find_device
 from onnxslim.errors import DeviceError
 from onnxslim.measure import Latency, RaceSettings
+from onnxslim.policy import GateVerdict, judge, read_policy
+from onnxslim.report import json_schema
 from onnxslim.report.evidence import DeviceReading
 from onnxslim.report.evidence import Latency as LatencyPart
 from onnxslim.runtime import Session, SessionConfig
-from onnxslim.workflow import devices
+from onnxslim.workflow import devices, optimizing
 from onnxslim.workflow.data import DataSettings
+from onnxslim.workflow.evidence import collect_evidence
 from onnxslim.workflow.measuring import run_bench
+from onnxslim.workflow.optimizing import OptimizeSettings, run_optimize
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 VGG = MODELS / "vgg.onnx"
@@ -33,6 +41,9 @@ class Counting(Device):
 
     def setup(self, progress: Progress) -> None:
         """Nothing is needed."""
+
+    def check(self) -> None:
+        """All is there."""
 
     def measure(self, job: Job) -> DeviceResult:
         """Return what was told."""
@@ -104,6 +115,80 @@ def test_one_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(host, Latency)
     assert host.devices[0].candidate is None
     assert host.devices[0].reference.instructions
+
+
+# ---- optimize ----------------------------------------------------------------------------------------------------
+
+
+def settings(**changes: Any) -> OptimizeSettings:
+    """A quick run of the exact passes, measured on a device."""
+    return replace(OptimizeSettings(passes="exact", devices=["arm"]), **changes)
+
+
+def test_optimize_measures_original_and_result_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_device", lambda name: Counting((2.0, 1.0)))
+    report = run_optimize(VGG, settings()).report
+    assert report.latency is not None
+    (reading,) = report.latency.devices
+    assert (reading.name, reading.kind) == ("arm", "emulated count")
+    assert reading.speedup == pytest.approx(2.0, rel=0.02)
+    json_schema_errors = list(Draft202012Validator(json_schema()).iter_errors(json.loads(report.to_json())))
+    assert json_schema_errors == []
+
+
+def test_what_fails_on_a_device_does_not_cost_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Counting):
+        def measure(self, job: Job) -> DeviceResult:
+            raise DeviceError("the phone went away")
+
+    monkeypatch.setattr(devices, "find_device", lambda name: Broken(()))
+    result = run_optimize(VGG, settings())
+    assert result.report.latency is not None
+    assert result.report.latency.devices == ()
+    assert "the phone went away" in result.warnings
+
+
+def test_a_device_that_is_not_ready_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizing._Run, "execute", lambda self: pytest.fail("worked first"))
+    with pytest.raises(DeviceError, match="onnxslim device setup arm"):
+        run_optimize(VGG, settings())
+
+
+def test_a_device_without_measuring_is_a_contradiction() -> None:
+    with pytest.raises(DeviceError, match="--no-bench"):
+        run_optimize(VGG, settings(bench=False))
+
+
+# ---- gate --------------------------------------------------------------------------------------------------------
+
+POLICY = read_policy('[limits]\narm_instructions = "60%"', "gate.toml")
+
+
+@pytest.mark.parametrize(
+    ("factors", "verdict"),
+    [((2.0, 1.0), GateVerdict.PASS), ((1.0, 1.0), GateVerdict.FAIL)],
+)
+def test_the_gate_counts(monkeypatch: pytest.MonkeyPatch, factors: tuple[float, ...], verdict: GateVerdict) -> None:
+    monkeypatch.setattr(devices, "find_device", lambda name: Counting(factors))
+    evidence = collect_evidence(POLICY, VGG, VGG, DataSettings())
+    assert judge(POLICY, evidence).verdict is verdict
+
+
+def test_a_candidate_that_does_not_run_there_fails_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(Counting):
+        def measure(self, job: Job) -> DeviceResult:
+            found = super().measure(job)
+            return replace(found, sides=(found.sides[0], Side(refused="no such kernel")))
+
+    monkeypatch.setattr(devices, "find_device", lambda name: Refusing((1.0, 1.0)))
+    rule = judge(POLICY, collect_evidence(POLICY, VGG, VGG, DataSettings())).rules[0]
+    assert (rule.verdict, rule.reason) == (GateVerdict.FAIL, "the candidate does not run on ARM: no such kernel")
+
+
+def test_a_gate_without_the_device_is_inconclusive_and_says_how_to_set_it_up() -> None:
+    rule = judge(POLICY, collect_evidence(POLICY, VGG, VGG, DataSettings())).rules[0]
+    assert rule.verdict is GateVerdict.INCONCLUSIVE
+    assert "onnxslim device setup arm" in rule.reason
 
 
 @pytest.mark.parametrize("name", ["phone", "web:1", "qnn:x", ""])
