@@ -29,7 +29,7 @@ _LONG_KNOWN = frozenset(
         "QLinearSigmoid", "QLinearSoftmax",
     )
 )  # fmt: skip
-"""Operators of onnxruntime's own that 1.16 has: its docs/ContribOperators.md, and networks in ORT format, run by 1.16.3."""
+"""Operators of onnxruntime's own that 1.16 has: its docs/ContribOperators.md; tried with 1.16.3."""
 
 
 def oldest_runtime(opset: int, ir_version: int, operators: Iterable[str], current: str, *, ort_format: bool) -> str:
