@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxslim.errors import OutputError
 from onnxslim.ir.loading import file_facts
-from onnxslim.mobile import Manifest, emit_ort, operators_of, write_manifest
+from onnxslim.mobile import Manifest, emit_ort, write_manifest
 from onnxslim.report import Report, check_report_path, write_report
 from onnxslim.report.network import OrtFile
 from onnxslim.targets import find_target
@@ -54,7 +54,7 @@ def write_result(result: OptimizeResult, out: Path, reports: Sequence[Path], *, 
         target = find_target(ort_target)
         files = emit_ort(out, target, result.feed)
         changes["ort"] = OrtFile(path=str(files.ort), bytes=files.bytes)
-        changes["operators"] = operators_of(result.model)
+        changes["operators"] = files.operators
         manifest = write_manifest(result.model, out, files, target)
     report = report.model_copy(update={"output": report.output.model_copy(update=changes)})
     for path in (out.with_suffix(".report.json"), *reports):

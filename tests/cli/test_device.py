@@ -137,3 +137,5 @@ def test_a_package_needs_the_shapes_that_its_target_needs(run: Run, tmp_path: Pa
     assert code == 0
     assert "load out.onnx" in out
     assert "kernels" in out
+    manifest, report = (json.loads((tmp_path / f"out.{name}.json").read_text()) for name in ("manifest", "report"))
+    assert report["output"]["operators"] == manifest["operators"]["ort"]  # those that a reduced build must keep
