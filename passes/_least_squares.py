@@ -98,13 +98,13 @@ def refit(
     return Refit(parts, new_bias, before, after, used)
 
 
-def shrunk(ridge: float, moments: Moments) -> float:
-    """Return λ for so few or many patches.
+def shrunk(ridge: float, moments: Moments, shrinkage: float = SHRINKAGE) -> float:
+    """Return λ for so few or many patches: ``ridge``, or ``shrinkage``·d/n where that is more.
 
     The eigenvalues of a sample covariance spread by √(d/n) around the true ones (Marchenko & Pastur 1967); a ridge in
     proportion to d/n takes that back (Ledoit & Wolf 2004, "A Well-Conditioned Estimator").
     """
-    return max(ridge, SHRINKAGE * moments.width / max(moments.count, 1))
+    return max(ridge, shrinkage * moments.width / max(moments.count, 1))
 
 
 def best_bias(moments: Moments, weight: Floats) -> Floats:

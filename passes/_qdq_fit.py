@@ -30,12 +30,14 @@ from onnxslim.pipeline import PassContext
 from onnxslim.runtime.parallel import map_in_order
 from onnxslim.samples import Samples
 
-POSITIONS = 32
-"""Output positions of a layer that are looked at for one sample: neighbours say much the same."""
-PATCHES = 20.0
-"""For each column of a layer; more do not lower the error of its outputs."""
 FEW_BITS = 5
-"""With so many or fewer layers are fitted front to back."""
+"""With so many or fewer layers are fitted front to back, and more is looked at: there is more to put right."""
+SAMPLES, SAMPLES_FEW_BITS = 64, 128
+"""Samples that are looked at, unless told."""
+POSITIONS, POSITIONS_FEW_BITS = 32, 64
+"""Output positions of a layer that are looked at for one sample: neighbours say much the same."""
+PATCHES, PATCHES_FEW_BITS = 20.0, 100.0
+"""For each column of a layer; more do not lower the error of its outputs."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def fitted_weights(
     nodes = [node for node in model.graph.nodes if anchor_of(node) in chosen]
     grids = shared_grids(nodes, wanted.ranges, wanted.style)
     able = [node for node in nodes if node.op in WEIGHTED and refusal(node) is None and fitted_alone([node])]
-    settings = Settings(POSITIONS, PATCHES / max(len(samples), 1), context.seed, context.threads)
-    if wanted.style.weight_bits <= FEW_BITS:
+    few = wanted.style.weight_bits <= FEW_BITS
+    settings = _settings(few, max(len(samples), 1), context)
+    if few:
         return fitted_in_turn(model, able, grids, fit, samples, settings, context)
     collector = Collector(samples, None, settings)
     found: dict[str, FittedWeight] = {}
@@ -73,6 +76,16 @@ def fitted_weights(
             found[anchor_of(node)] = weight
             context.progress("insert-qdq: fit", len(found), len(able))
     return found
+
+
+def samples_for(weight_bits: int) -> int:
+    """Return how many samples are looked at, unless told."""
+    return SAMPLES_FEW_BITS if weight_bits <= FEW_BITS else SAMPLES
+
+
+def _settings(few: bool, samples: int, context: PassContext) -> Settings:
+    positions, patches = (POSITIONS_FEW_BITS, PATCHES_FEW_BITS) if few else (POSITIONS, PATCHES)
+    return Settings(positions, patches / samples, context.seed, context.threads)
 
 
 def _moment_bytes(node: Node) -> int:

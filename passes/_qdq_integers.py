@@ -28,8 +28,6 @@ from onnxslim.passes._rounding_scale import refitted
 
 FINE_BITS = 8
 """With so many bits second-order rounding leaves next to nothing to improve."""
-BEYOND = 0.5
-"""Steps for each column that the search goes on after the first optimum."""
 
 
 class Rounding(enum.Enum):
@@ -94,7 +92,7 @@ def _integers(weight: Floats, scale: Floats, metric: Floats, floor: Floats, fit:
     elif style.weight_bits >= FINE_BITS:
         return rounded_in_metric(weight, scale, limit, metric), scale
     else:
-        integers = descended(weight, scale, limit, metric, beyond=BEYOND)
+        integers = descended(weight, scale, limit, metric)
     if style.activations.power_of_two:
         return integers, scale
     return refitted(weight, scale, limit, metric, integers, least=floor, shared=not style.per_channel)

@@ -37,7 +37,7 @@ from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_s
 from onnxslim.measure.stopwatch import Clock
 from onnxslim.passes._qdq_choice import Selection, final_outputs, select, tensors_of
 from onnxslim.passes._qdq_clock import without_slower
-from onnxslim.passes._qdq_fit import Wanted, fitted_weights
+from onnxslim.passes._qdq_fit import Wanted, fitted_weights, samples_for
 from onnxslim.passes._qdq_integers import Fit
 from onnxslim.passes._qdq_integers import Rounding as Rounding  # noqa: PLC0414  (its options are public)
 from onnxslim.passes._qdq_judge import Draft, Goal
@@ -87,7 +87,9 @@ class InsertQdq(PlannedPass[QdqPlan]):
     rounding: Rounding = option(
         Rounding.SECOND_ORDER, "of weights: second-order (least error of outputs), nearest, or adaround (slow)"
     )
-    samples: int = option(64, "how many calibration samples second-order rounding looks at")
+    samples: int | None = option(
+        None, "how many calibration samples second-order rounding looks at  [default: 64; to 5 bits 128]"
+    )
     ranges: RangeMethod = option(
         RangeMethod.MINMAX, "of activations: minmax, average, percentile, mse, entropy, or auto (the least error)"
     )
@@ -108,7 +110,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
         """Refuse options out of range."""
         if not 2 <= self.weight_bits <= 8:
             raise SpecError(f"option 'weight-bits' of {self.name} is {self.weight_bits}: give 2 to 8")
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             raise SpecError(f"option 'samples' of {self.name} is {self.samples}: give 1 or more")
 
     def plan(self, model: Model, context: PassContext) -> QdqPlan:
@@ -182,7 +184,8 @@ class InsertQdq(PlannedPass[QdqPlan]):
         if key not in context.scratch:
             samples = context.require_samples(self.name)
             fit = Fit(wanted.style, self.rounding)
-            context.scratch[key] = fitted_weights(model, wanted, fit, samples.take(self.samples), context)
+            count = self.samples or samples_for(self.weight_bits)
+            context.scratch[key] = fitted_weights(model, wanted, fit, samples.take(count), context)
         found: Mapping[str, FittedWeight] = context.scratch[key]
         return found
 
