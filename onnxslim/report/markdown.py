@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from onnxslim.report import units
-from onnxslim.report.charts import BarChart, Quantity, layer_bars, operator_shares
 from onnxslim.report.facts import Fact, Tone, interval_words, qualities, sizes, speeds
+from onnxslim.report.markdown_layers import devices, memory, ranges, where
+from onnxslim.report.marks import escape, name_text, table
 from onnxslim.report.placement import Placement
 from onnxslim.report.placement_story import float_groups, integer_facts, slower_groups, waste_groups
 from onnxslim.report.rank_charts import half_option, ranks_text, refusals
 from onnxslim.report.ranks import LayerRanks, RankSurvey
+from onnxslim.report.rows import Quantity
 from onnxslim.report.schema import PassRecord, PassStatus, Report
 from onnxslim.report.story import (
     budget_name,
@@ -24,9 +25,6 @@ from onnxslim.report.story import (
     observed_text,
     skipped_groups,
 )
-
-_PLAIN_NAME = re.compile(r"[\w./:@$+=,*?'\"{}()-]([\w ./:@$+=,*?'\"{}()-]*[^ ])?", re.ASCII)
-_ACTIVE = re.compile(r"([\\`*_\[\]#!|~])")
 
 
 def to_markdown(report: Report) -> str:
@@ -41,29 +39,14 @@ def to_markdown(report: Report) -> str:
         _passes(report.passes),
         *(_factoring(record) for record in report.passes),
         _ranks(report.ranks),
-        _where(report),
+        where(report),
+        memory(report),
+        devices(report),
+        ranges(report),
         _skipped(report.passes),
         _again(report),
     )
     return "\n\n".join("\n".join(lines) for lines in map(list, blocks) if lines) + "\n"
-
-
-def escape(text: str) -> str:
-    """Return any text as plain Markdown on one line: no markup, no HTML, no table cell of its own."""
-    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _ACTIVE.sub(r"\\\1", flat)
-
-
-def name_text(name: str) -> str:
-    """Return a name from the model as code; a name that could leave its code span is escaped instead."""
-    return f"`{name}`" if _PLAIN_NAME.fullmatch(name) else escape(name)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> list[str]:
-    """Lay out a table; `align` has one letter per column, l or r. No rows, no table."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    rule = "|".join("---:" if letter == "r" else "---" for letter in align)
-    return [f"| {' | '.join(header)} |", f"|{rule}|", *lines] if lines else []
 
 
 def _top(report: Report) -> Iterator[str]:
@@ -77,10 +60,10 @@ def _facts(title: str, facts: Sequence[Fact]) -> list[str]:
     rows = [(fact.label, fact.was or "", f"**{fact.value}**", escape(fact.note or "")) for fact in facts]
     with_before = any(fact.was for fact in facts)
     if with_before:
-        table = _table(("", "before", "after", ""), rows, "lrrl")
+        found = table(("", "before", "after", ""), rows, "lrrl")
     else:
-        table = _table(("", "", ""), [(row[0], row[2], row[3]) for row in rows], "lrl")
-    return [f"### {title}", "", *table] if table else []
+        found = table(("", "", ""), [(row[0], row[2], row[3]) for row in rows], "lrl")
+    return [f"### {title}", "", *found] if found else []
 
 
 def _won(report: Report) -> tuple[Fact, ...]:
@@ -101,18 +84,18 @@ def _placement(placement: Placement | None) -> Iterator[str]:
         for group in float_groups(placement)
     ]
     header = ("layers", "operator", "why", "MACs", "time", "its conversions")
-    yield from ("### What stays float at run time, and why", "", *_table(header, rows, "rllrrr")) if rows else ()
+    yield from ("### What stays float at run time, and why", "", *table(header, rows, "rllrrr")) if rows else ()
     waste = [
         (str(len(group.places)), group.what, "" if group.time_us is None else units.format_us(group.time_us))
         for group in waste_groups(placement)
     ]
-    yield from ("", *_table(("operators", "run for nothing", "time"), waste, "rlr")) if waste else ()
+    yield from ("", *table(("operators", "run for nothing", "time"), waste, "rlr")) if waste else ()
     slow = [
         (str(len(group.places)), escape(group.kernels), *map(units.format_us, (group.reference_us, group.time_us)))
         for group in slower_groups(placement)
     ]
     titles = ("places", "slower as integers, on this machine", "in float", "as integers")
-    yield from ("", *_table(titles, slow, "rlrr")) if slow else ()
+    yield from ("", *table(titles, slow, "rlrr")) if slow else ()
 
 
 def _readings(report: Report) -> list[str]:
@@ -127,8 +110,8 @@ def _readings(report: Report) -> list[str]:
         )
         for reading in readings
     ]
-    table = _table(("computed by", "metric", "change", "SQNR", "what that is"), rows, "lrlrl")
-    return ["### Readings of the integer model", "", *table] if table else []
+    found = table(("computed by", "metric", "change", "SQNR", "what that is"), rows, "lrlrl")
+    return ["### Readings of the integer model", "", *found] if found else []
 
 
 def _budget(report: Report) -> list[str]:
@@ -136,16 +119,16 @@ def _budget(report: Report) -> list[str]:
         (escape(budget_name(line)), escape(limit_text(line)), escape(observed_text(line)), f"**{line.verdict.value}**")
         for line in report.budget
     ]
-    table = _table(("budget", "limit", "observed", "verdict"), rows, "lrrl")
-    return ["### Budgets", "", *table] if table else []
+    found = table(("budget", "limit", "observed", "verdict"), rows, "lrrl")
+    return ["### Budgets", "", *found] if found else []
 
 
 def _passes(passes: Sequence[PassRecord]) -> list[str]:
     active = [record for record in passes if record.status is not PassStatus.UNCHANGED]
     rows = [_pass_row(record) for record in active]
-    table = _table(("pass", "status", "edits", "bytes", "MACs", "why"), rows, "llrrrl")
+    found = table(("pass", "status", "edits", "bytes", "MACs", "why"), rows, "llrrrl")
     idle = [name_text(record.name) for record in passes if record.status is PassStatus.UNCHANGED]
-    lines = [*table, *([""] if table and idle else [])]
+    lines = [*found, *([""] if found and idle else [])]
     if idle:
         lines.append(f"Nothing to do: {', '.join(dict.fromkeys(idle))}.")
     return ["### Passes", "", *lines] if lines else []
@@ -180,9 +163,9 @@ def _factoring(record: PassRecord) -> list[str]:
         )
         for layer in record.ranks.layers
     ]
-    table = _table(("layer", "form and rank", "lost", "MACs left", "time left"), rows, "llrrr")
+    found = table(("layer", "form and rank", "lost", "MACs left", "time left"), rows, "llrrr")
     summary = f"<details><summary>Ranks: {len(rows)} layers factorized</summary>"
-    return [summary, "", *table, "", "</details>"]
+    return [summary, "", *found, "", "</details>"]
 
 
 def _ranks(survey: RankSurvey | None) -> Iterator[str]:
@@ -193,10 +176,10 @@ def _ranks(survey: RankSurvey | None) -> Iterator[str]:
     yield f"Lost: of each layer's {of}, squared and relative. Forms at about half of each layer's MACs."
     rows = [_rank_row(layer) for layer in survey.layers]
     header = ("layer", "MACs", "full rank", "90 %", "99 %", "VBMF", "form", "lost", "time left", "pays")
-    yield from ("", *_table(header, rows, "lrrrrrlrrl"))
+    yield from ("", *table(header, rows, "lrrrrrlrrl"))
     left = [(str(len(anchors)), escape(reason)) for reason, anchors in refusals(survey).items()]
     if left:
-        yield from ("", *_table(("layers", "why they cannot be factorized"), left, "rl"))
+        yield from ("", *table(("layers", "why they cannot be factorized"), left, "rl"))
 
 
 def _rank_row(layer: LayerRanks) -> tuple[str, ...]:
@@ -211,32 +194,6 @@ def _rank_row(layer: LayerRanks) -> tuple[str, ...]:
     return (*row, f"{half.scheme} {ranks_text(half)}", units.format_percent(half.error, 1), time, pays)
 
 
-def _where(report: Report) -> Iterator[str]:
-    for quantity, title in ((Quantity.BYTES, "Where the bytes sit"), (Quantity.MACS, "Where the MACs sit")):
-        chart = layer_bars(report.input, report.output, quantity, top=8)
-        if not chart.bars:
-            continue
-        shares = operator_shares(report.input, quantity)[:4]
-        words = html.escape(", ".join(f"{op} {units.format_percent(share)}" for op, share in shares))
-        yield from (f"<details><summary>{title}: {words}</summary>", "")
-        yield from _bar_table(chart, quantity)
-        yield from ("", "</details>")
-
-
-def _bar_table(chart: BarChart, quantity: Quantity) -> list[str]:
-    named = [(f"{name_text(bar.anchor)} {escape(bar.op)}", bar) for bar in chart.bars]
-    if chart.rest is not None:
-        named.append((f"{chart.rest_count} smaller layers", chart.rest))
-    if not chart.has_after:
-        return _table(("layer", "here"), [(name, _cell(bar.before, quantity)) for name, bar in named], "lr")
-    rows = [(name, _cell(bar.before, quantity), _cell(bar.after, quantity)) for name, bar in named]
-    return _table(("layer", "before", "after"), rows, "lrr")
-
-
-def _cell(value: int | None, quantity: Quantity) -> str:
-    return "" if value is None else quantity.text(value)
-
-
 def _skipped(passes: tuple[PassRecord, ...]) -> list[str]:
     groups = skipped_groups(passes)
     rows = []
@@ -244,10 +201,10 @@ def _skipped(passes: tuple[PassRecord, ...]) -> list[str]:
         counts = Counter(name for name, _ in group.places)
         by = ", ".join(f"{name_text(name)} {count}" for name, count in counts.items())
         rows.append((str(len(group.places)), escape(group.reason), by))
-    table = _table(("places", "why", "pass"), rows, "rll")
+    found = table(("places", "why", "pass"), rows, "rll")
     total = sum(len(group.places) for group in groups)
     summary = f"<details><summary>Left alone: {total} places, {len(groups)} reasons</summary>"
-    return [summary, "", *table, "", "</details>"] if table else []
+    return [summary, "", *found, "", "</details>"] if found else []
 
 
 def _again(report: Report) -> Iterator[str]:

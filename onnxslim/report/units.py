@@ -112,3 +112,15 @@ def format_error(value: float) -> str:
         return f"{value:.{max(0, 1 - exponent)}f}"
     mantissa, power = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(power)}"
+
+
+def format_small(value: float) -> str:
+    """Return a ratio of counts with two digits: "0.045", "0.38", "1.2", "12"."""
+    return format_error(value) if value < 0.01 else f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def format_real(value: float) -> str:
+    """Return any real number with three digits: "-1.24", "0", "6.00", "1.2e-5"."""
+    if value == 0 or 0.001 <= abs(value) < 999.5:
+        return "0" if value == 0 else _signed(f"{value:#.3g}".removesuffix("."))
+    return _signed(f"{value:.2e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e"))
