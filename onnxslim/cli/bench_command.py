@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,27 @@ from rich.markup import escape
 
 from onnxslim.cli import tables
 from onnxslim.cli.device_tables import device_tables
-from onnxslim.cli.options import MODEL, common_options, device_option, shape_options
+from onnxslim.cli.options import MODEL, common_options, device_option, report_option, shape_options
 from onnxslim.cli.output import Output
 from onnxslim.devices.finding import HOST
 from onnxslim.measure import Latency, RaceSettings
+from onnxslim.report import check_report_path, write_report
 from onnxslim.report.evidence import Latency as LatencyPart
+from onnxslim.report.placement import Placement
+from onnxslim.workflow.bench_report import bench_report
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.measuring import run_bench
 from onnxslim.workflow.placing import bench_placements
 
+MOST_IN_A_REPORT = 2
+"""A reference and a candidate."""
 EPILOG = """\b
 Examples:
   onnxslim bench original.onnx small.onnx
   onnxslim bench model.onnx --shape x=1x3x320x320 --threads 2
   onnxslim bench original.onnx small.onnx --device arm --device arm:cortex-a53
       instructions on emulated ARM beside this machine's times ('onnxslim device setup arm' first)
-  onnxslim bench original.onnx small.onnx --device android:SERIAL
+  onnxslim bench original.onnx small.onnx --device android:SERIAL --report page.html
 """
 
 
@@ -38,6 +45,7 @@ Examples:
 @click.option("--seconds", metavar="S", type=click.FloatRange(0.1), default=15.0, show_default=True)
 @device_option()
 @shape_options()
+@report_option()
 @common_options()
 def command(models: tuple[Path, ...], **options: Any) -> int:
     """Measure latency of each MODEL; the first is the baseline.
@@ -46,6 +54,7 @@ def command(models: tuple[Path, ...], **options: Any) -> int:
     which tells how much of a difference is noise.
     """
     output = Output(quiet=options["quiet"], as_json=options["as_json"])
+    _check(models, options["reports"])
     data = DataSettings(None, options["data"], options["preprocess"], seed=options["seed"])
     race = RaceSettings(options["seconds"], options["threads"] or 1, options["seed"])
     with output.progress() as progress:
@@ -56,16 +65,40 @@ def command(models: tuple[Path, ...], **options: Any) -> int:
         output.json(json.dumps(parts[0] if len(parts) == 1 else parts, indent=2))
     names = [path.name for path in models]
     output.show(tables.latency_table(results, names), *device_tables(results, names))
-    if not (options["as_json"] or options["quiet"]):
-        _show_placements(output, models, results, options)
+    if options["reports"] or not (options["as_json"] or options["quiet"]):
+        placements = bench_placements(models, dict(options["shapes"]), options["batch"], results)
+        _show_placements(output, models, placements)
+        _write(models, data, results, placements, options)
     return 0
 
 
-def _show_placements(
-    output: Output, models: tuple[Path, ...], results: Sequence[Latency], options: dict[str, Any]
-) -> None:
+def _check(models: Sequence[Path], reports: Sequence[Path]) -> None:
+    """Refuse reports that cannot be, before anything is measured."""
+    if reports and len(models) > MOST_IN_A_REPORT:
+        raise click.UsageError(f"--report compares two models and there are {len(models)}: name one candidate")
+    for path in reports:
+        check_report_path(path)
+
+
+def _show_placements(output: Output, models: Sequence[Path], placements: Sequence[Placement | None]) -> None:
     """Say of each quantized model how much of it runs as integers."""
-    placements = bench_placements(models, dict(options["shapes"]), options["batch"], results)
     for path, placement in zip(models, placements, strict=True):
         if placement is not None:
             output.show(*(f"{escape(path.name)}: {line}" for line in tables.placement_lines(placement)))
+
+
+def _write(
+    models: Sequence[Path],
+    data: DataSettings,
+    results: Sequence[Latency],
+    placements: Sequence[Placement | None],
+    options: dict[str, Any],
+) -> None:
+    """Write the reports that were asked for."""
+    if not options["reports"]:
+        return
+    command = shlex.join(["onnxslim", *sys.argv[1:]])
+    shapes = dict(options["shapes"])
+    report = bench_report(models, data, shapes, options["batch"], results[0], placements[-1], command=command)
+    for path in options["reports"]:
+        write_report(report, path)

@@ -9,10 +9,19 @@ from rich.markup import escape
 
 from onnxslim.cli.tables import plain_table
 from onnxslim.measure import Latency
-from onnxslim.report import format_count, format_ms
+from onnxslim.report import format_count
+from onnxslim.report.device_story import (
+    facts_text,
+    interval_text,
+    is_counted,
+    mostly_text,
+    placed_text,
+    ratio_text,
+    side_text,
+)
 from onnxslim.report.evidence import DeviceReading, DeviceSide
 from onnxslim.report.evidence import Latency as LatencyPart
-from onnxslim.report.units import format_ratio
+from onnxslim.report.units import format_db
 
 MOST_LAYERS = 12
 """Rows of a table of layers; the rest is in the JSON."""
@@ -35,7 +44,7 @@ def device_tables(results: Sequence[Latency | LatencyPart], names: Sequence[str]
 
 
 def _models(first: DeviceReading, readings: Sequence[DeviceReading], names: Sequence[str]) -> RenderableType:
-    counted = first.reference.instructions is not None
+    counted = is_counted(first)
     table = plain_table(
         f"on {first.name}", "instructions" if counted else "p50", "fewer" if counted else "speed-up", "95 % interval",
         "beside the host", "processors", right=range(1, 5),
@@ -44,8 +53,7 @@ def _models(first: DeviceReading, readings: Sequence[DeviceReading], names: Sequ
     for name, (side, reading) in zip(names, rows, strict=False):
         if side is not None:
             table.add_row(escape(name), *_cells(side, reading))
-    facts = ", ".join(f"{key} {value}" for key, value in (first.facts or {}).items())
-    table.caption = escape(": ".join(part for part in (first.kind or "", facts) if part))
+    table.caption = escape(": ".join(part for part in (first.kind or "", facts_text(first)) if part))
     table.caption_justify = "left"
     return table
 
@@ -53,13 +61,8 @@ def _models(first: DeviceReading, readings: Sequence[DeviceReading], names: Sequ
 def _cells(side: DeviceSide, reading: DeviceReading | None) -> tuple[str, ...]:
     if side.refused is not None:
         return (f"[red]does not run: {escape(side.refused)}[/red]", "", "", "", "")
-    value = "" if side.p50_ms is None else format_ms(side.p50_ms)
-    value = value if side.instructions is None else format_count(side.instructions)
-    ratio = "" if reading is None or reading.speedup is None else format_ratio(reading.speedup)
-    span = "" if reading is None or reading.interval is None else "{:.2f} to {:.2f}".format(*reading.interval)
-    near = "" if side.sqnr_db is None else f"{side.sqnr_db:.1f} dB"
-    placed = ", ".join(f"{name} {count}" for name, count in (side.placed or {}).items())
-    return value, ratio, span, near, placed
+    near = "" if side.sqnr_db is None else format_db(side.sqnr_db)
+    return side_text(side), ratio_text(reading), interval_text(reading), near, placed_text(side)
 
 
 def _layers(reading: DeviceReading) -> RenderableType:
@@ -70,10 +73,7 @@ def _layers(reading: DeviceReading) -> RenderableType:
         inserted = "inserted by the runtime" if layer.op else layer.node
         name = f"[dim]{escape(inserted)}[/dim]" if layer.origin is None else escape(layer.node)
         values = ("" if value is None else format_count(value) for value in (layer.reference, layer.candidate))
-        own = layer.kinds or {}
-        kinds = sorted(own.items(), key=lambda pair: -pair[1])[:2]
-        mostly = ", ".join(f"{kind} {count / sum(own.values()):.0%}" for kind, count in kinds)
-        table.add_row(name, escape(layer.op), *values, mostly)
+        table.add_row(name, escape(layer.op), *values, mostly_text(layer.kinds))
     if len(order) > MOST_LAYERS:
         table.caption = f"{len(order) - MOST_LAYERS} more in --json"
         table.caption_justify = "left"

@@ -74,6 +74,8 @@ class DeviceSection:
     kind: str
     facts: str
     sides: tuple[tuple[str, DeviceSide, DeviceReading | None], ...]
+    placed: bool
+    """Whether some side tells which processors it ran on."""
     kinds: tuple[KindShare, ...]
     layers: tuple[CountedLayer, ...]
 
@@ -154,6 +156,7 @@ def _device(report: Report, reading: DeviceReading) -> DeviceSection:
         kind=kind_words(reading),
         facts=facts_text(reading),
         sides=tuple(sides),
+        placed=any(side.placed for _, side, _ in sides),
         kinds=kind_shares(reading),
         layers=counted_layers(reading, report.input, report.output),
     )

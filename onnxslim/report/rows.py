@@ -267,7 +267,7 @@ def every_layer(report: Report) -> list[EveryLine]:
     for weights, macs in sized:
         name, time = weights.name, times.get(weights.name)
         own = (weights.before, weights.after, macs.before, macs.after)
-        if any(own) or time is not None:
+        if weights.op != "Constant" and (any(own) or time is not None):
             spent = (None, None) if time is None else (time.before, time.after)
             alive = (held["before"].get(name), held.get("after", {}).get(name))
             found.append(EveryLine(name, weights.op, (*own, *spent, *alive)))

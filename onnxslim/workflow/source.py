@@ -30,11 +30,19 @@ class Source:
     placed: Placed
     """What onnxruntime is given for it: the file itself, unless dimensions were fixed."""
 
-    def summarize(self, cost: ModelCost) -> ModelSummary:
-        """Return the report's summary."""
+    def summarize(self, cost: ModelCost, reference: Model | None = None) -> ModelSummary:
+        """Return the report's summary; ``reference`` is what the model was made of, where that is known."""
         path = self.model.path
         download = download_bytes(self.placed.data if path is None else path)
-        return summarize(self.model, cost, path=path, size=self.bytes, sha256=self.sha256, download=download)
+        return summarize(
+            self.model,
+            cost,
+            path=path,
+            size=self.bytes,
+            sha256=self.sha256,
+            download=download,
+            reference=reference,
+        )
 
 
 def open_source(
