@@ -12,6 +12,8 @@ from typing import Any
 
 from onnxslim.targets import Target
 
+CPU_TARGETS = ("arm-cpu", "web")
+"""Those that run onnxruntime's own kernels, for which an .ort is optimized."""
 _ALL = ("onnx", "ort")
 
 
@@ -45,15 +47,13 @@ _SEQUENTIAL = Setting(
     "execution_mode", "the default; ORT_PARALLEL pays only where many long branches do not wait for each other",
     "ORT_SEQUENTIAL",
 )  # fmt: skip
-_LEVELS = (
-    Setting(
-        "graph_optimization_level", "the default; at lower levels operators are not fused, and pairs of "
-        "QuantizeLinear and DequantizeLinear are computed in float", "ORT_ENABLE_ALL", ("onnx",),
-    ),
-    Setting(
-        "graph_optimization_level", "what can be optimized is so in the file: no level changes the kernels that run",
-        "ORT_DISABLE_ALL", ("ort",),
-    ),
+_ALL_LEVELS = Setting(
+    "graph_optimization_level", "the default; at lower levels operators are not fused, and pairs of QuantizeLinear and "
+    "DequantizeLinear are computed in float", "ORT_ENABLE_ALL", ("onnx",),
+)  # fmt: skip
+_NO_LEVELS = Setting(
+    "graph_optimization_level", "what can be optimized for the CPU is so in the file: no level changes its kernels",
+    "ORT_DISABLE_ALL", ("ort",),
 )  # fmt: skip
 _THREADS = Setting(
     "intra_op_num_threads", "known on the phone only: try 1, 2, and as many as it has large cores; with threads on "
@@ -84,8 +84,8 @@ PROVIDERS = {
         "NNAPI", "to be registered first; nodes that it does not take run on the CPU",
         (
             Setting(
-                "NNAPI_FLAG_CPU_DISABLED", "Android's own CPU kernels are slower than onnxruntime's (Android 10 and "
-                "newer)", 1,
+                "NNAPI_FLAG_CPU_DISABLED", "Android's own CPU kernels may be slower than onnxruntime's; Android 10 "
+                "and newer", 1,
             ),
         ),
     ),
@@ -114,7 +114,8 @@ def session_advice(target: Target, names: tuple[str, str], operators: tuple[Sequ
     """
     provider = PROVIDERS.get(target.name)
     threads = _XNNPACK_ALONE if target.name == "xnnpack" else _THREADS
-    options = (_SEQUENTIAL, *_LEVELS, threads, _NO_SPINNING, *_ORT)
+    levels = (_ALL_LEVELS, _NO_LEVELS) if target.name in CPU_TARGETS else (_ALL_LEVELS,)
+    options = (_SEQUENTIAL, *levels, threads, _NO_SPINNING, *_ORT)
     load, reason = _file(target, names, operators)
     found: dict[str, Any] = {"load": load, "reason": reason, "options": [each.as_json() for each in options]}
     if provider is not None:
@@ -126,7 +127,7 @@ def session_advice(target: Target, names: tuple[str, str], operators: tuple[Sequ
 def _file(target: Target, names: tuple[str, str], operators: tuple[Sequence[str], Sequence[str]]) -> tuple[str, str]:
     """Return the file to load, and why: what was fused for the CPU is nothing that other providers know."""
     fused = sorted(set(operators[1]) - set(operators[0]))
-    if target.name in ("arm-cpu", "web"):
+    if target.name in CPU_TARGETS:
         return names[1], f"loads quicker, in smaller builds; {names[0]} computes the same in every full build"
     if not fused:
         return names[1], f"loads quicker, in smaller builds; its operators are those of {names[0]}"

@@ -187,6 +187,7 @@ def test_providers_are_told_what_they_can_use(target: Any) -> None:
     assert ("com.microsoft:FusedConv" in advice["reason"]) is not own
     assert ("provider" in advice) is (target.name in PROVIDERS) is (target.name != "arm-cpu")
     assert all(option["reason"] for option in advice["options"])
+    assert ("ORT_DISABLE_ALL" in [option.get("value") for option in advice["options"]]) is own
     alike = session_advice(target, ("out.onnx", "out.ort"), (("Relu",), ("Relu",)))
     assert alike["load"] == "out.ort"
 
