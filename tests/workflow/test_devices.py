@@ -20,7 +20,7 @@ from onnxslim.policy import GateVerdict, judge, read_policy
 from onnxslim.report import json_schema
 from onnxslim.report.evidence import DeviceReading
 from onnxslim.report.evidence import Latency as LatencyPart
-from onnxslim.runtime import Session, SessionConfig
+from onnxslim.runtime import Reading, RuntimeRefusal, Session, SessionConfig
 from onnxslim.workflow import devices, optimizing
 from onnxslim.workflow.data import DataSettings
 from onnxslim.workflow.evidence import collect_evidence
@@ -87,6 +87,20 @@ def test_counts_are_compared_exactly_and_layers_are_the_reference_s(monkeypatch:
 
 def test_outputs_are_compared_with_the_host_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench(monkeypatch, Counting((1.0, 1.0))).reference.sqnr_db == 200.0
+
+
+def test_integers_are_compared_as_arm_multiplies_them_where_that_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Reading] = []
+
+    def session(path: Path, config: SessionConfig) -> Session:
+        asked.append(config.reading)
+        if config.reading is Reading.ARM and len(asked) == 1:
+            raise RuntimeRefusal("AddInitializedOrtValue")
+        return Session(path, config)
+
+    monkeypatch.setattr(devices, "Session", session)
+    bench(monkeypatch, Counting((1.0, 1.0)))
+    assert asked == [Reading.ARM, Reading.KERNELS, Reading.ARM]
 
 
 def test_host_and_device_that_disagree_are_told_apart_with_the_layers(monkeypatch: pytest.MonkeyPatch) -> None:
