@@ -40,6 +40,8 @@ Examples:
       int8, calibrated on one folder of images and judged on another
   onnxslim optimize in.onnx -o out.onnx --data samples.npz --max-macs 60% --max-drop 1%
       prune to 60 % of the work, then int8; undo what costs more than a point
+  onnxslim optimize in.onnx -o out.onnx --data calib/ --ort --device arm
+      the mobile package too, and instructions on an emulated phone's processor ('onnxslim device setup arm' first)
   onnxslim optimize in.onnx -o out.onnx --passes "prune-filters{ratio=0.3},factor-low-rank{energy=0.95}"
       a pipeline of your own ('onnxslim passes' lists what there is)
 
