@@ -26,8 +26,6 @@ from onnxslim.report.schema import Report
 
 TOP = 8
 """Rows of a table by layer; a last one sums up the others."""
-MOST_RANGES = 40
-"""Rows of the table of ranges; the rest is in the JSON."""
 
 
 def where(report: Report) -> Iterator[str]:
@@ -131,11 +129,6 @@ def _counted(report: Report, device: DeviceReading) -> list[str]:
 def ranges(report: Report) -> list[str]:
     """Return the ranges of quantized activations, to be opened."""
     found = (report.output or report.input).ranges
-    rows = [
-        (name_text(one.tensor), *map(units.format_real, (one.low, one.high, one.step)), one.type)
-        for one in found[:MOST_RANGES]
-    ]
+    rows = [(name_text(one.tensor), *map(units.format_real, (one.low, one.high, one.step)), one.type) for one in found]
     lines = table(("tensor", "lowest", "highest", "step", "integers"), rows, "lrrrl")
-    more = len(found) - MOST_RANGES
-    lines += ["", f"{more} more in the JSON report."] if more > 0 else []
     return folded(f"Ranges of {len(found)} activations", lines)

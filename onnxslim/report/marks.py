@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 _PLAIN_NAME = re.compile(r"[\w./:@$+=,*?'\"{}()-]([\w ./:@$+=,*?'\"{}()-]*[^ ])?", re.ASCII)
 _ACTIVE = re.compile(r"([\\`*_\[\]#!|~])")
 
+MOST_ROWS = 40
+"""Of a table: the text of a pull request has an end, 65,536 letters on GitHub."""
+
 
 def escape(text: str) -> str:
     """Return any text as plain Markdown on one line: no markup, no HTML, no table cell of its own."""
@@ -21,8 +24,11 @@ def name_text(name: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> list[str]:
-    """Lay out a table; `align` has one letter per column, l or r. No rows, no table."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    """Lay out a table; `align` has one letter per column, l or r. No rows, no table; of many, the first."""
+    every = list(rows)
+    left = len(every) - MOST_ROWS
+    shown = [*every[:MOST_ROWS], (f"{left} more in the JSON report", *[""] * (len(align) - 1))] if left > 1 else every
+    lines = [f"| {' | '.join(row)} |" for row in shown]
     rule = "|".join("---:" if letter == "r" else "---" for letter in align)
     return [f"| {' | '.join(header)} |", f"|{rule}|", *lines] if lines else []
 

@@ -48,6 +48,8 @@ MAX_ROWS = 200
 """Rows of one table; what is beyond is in the JSON, and the page says how many."""
 MAX_LINES = 2000
 """The same of tables with short rows."""
+MAX_GROUPS = 30
+"""Reasons that are spelt out, the most frequent first."""
 
 _LATENCY_COLUMNS = (
     ("Median", "p50_ms"),
@@ -100,6 +102,7 @@ def context(report: Report) -> dict[str, Any]:
         "ranges": (report.output or report.input).ranges,
         "max_rows": MAX_ROWS,
         "max_lines": MAX_LINES,
+        "max_groups": MAX_GROUPS,
         **_passes(report),
         **_every(report),
         **_ranks(report),

@@ -36,9 +36,10 @@ function searchable(table) {
   found.setAttribute("aria-live", "polite");
   tools.append(label, found);
   (table.closest(".scroll") ?? table).before(tools);
-  const texts = rows.map(row => plain(row.textContent));
+  let texts;
   input.addEventListener("input", () => {
     const asked = plain(input.value.trim());
+    texts ??= rows.map(row => plain(row.textContent));
     let count = 0;
     rows.forEach((row, index) => { row.hidden = !texts[index].includes(asked); count += !row.hidden; });
     table.classList.toggle("sought", asked !== "");
