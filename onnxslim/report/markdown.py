@@ -25,6 +25,7 @@ from onnxslim.report.story import (
     observed_text,
     skipped_groups,
 )
+from onnxslim.report.waterfall import change_text
 
 
 def to_markdown(report: Report) -> str:
@@ -84,7 +85,8 @@ def _placement(placement: Placement | None) -> Iterator[str]:
         for group in float_groups(placement)
     ]
     header = ("layers", "operator", "why", "MACs", "time", "its conversions")
-    yield from ("### What stays float at run time, and why", "", *table(header, rows, "rllrrr")) if rows else ()
+    yield "### What stays float at run time, and why" if rows else "### Integers at run time"
+    yield from ("", *table(header, rows, "rllrrr")) if rows else ()
     waste = [
         (str(len(group.places)), group.what, "" if group.time_us is None else units.format_us(group.time_us))
         for group in waste_groups(placement)
@@ -149,7 +151,10 @@ def _change(record: PassRecord, quantity: Quantity) -> str:
     before, after = quantity.of(record.before), quantity.of(record.after)
     if before is None or after is None:
         return ""
-    return "same" if before == after else f"{quantity.text(before)} → {quantity.text(after)}"
+    if before == after:
+        return "same"
+    words = quantity.text(before), quantity.text(after)
+    return change_text(record, quantity) if words[0] == words[1] else " → ".join(words)
 
 
 def _factoring(record: PassRecord) -> list[str]:

@@ -19,7 +19,7 @@ from onnxslim.report.device_story import (
 )
 from onnxslim.report.evidence import DeviceReading, DeviceSide
 from onnxslim.report.marks import escape, folded, name_text, table
-from onnxslim.report.memory_chart import memory_chart
+from onnxslim.report.memory_chart import memory_chart, sparkline
 from onnxslim.report.network import ActivationPeak
 from onnxslim.report.rows import Bar, LayerSection, Row, layer_charts
 from onnxslim.report.schema import Report
@@ -66,6 +66,8 @@ def memory(report: Report) -> list[str]:
     said = [(name, line) for name, line in (("before", chart.before), ("after", chart.after)) if line is not None]
     peaks = [(name, units.format_bytes(line.peak_bytes), name_text(line.peak_anchor)) for name, line in said]
     lines = [*table(("", "most held", "at"), peaks, "lrl")]
+    drawn = [f"{name:<6} {sparkline(chart.places, name, chart.scale)}" for name, _ in said]
+    lines += ["", "```", *drawn, "```"]
     for name, line in said:
         lines += _held(name, line.held)
     words = ", ".join(f"{name} {units.format_bytes(line.peak_bytes)}" for name, line in said)

@@ -15,6 +15,11 @@ from onnxslim.report.network import ActivationPeak, LayerSummary, ModelSummary
 STRETCHES = 240
 """Places along the network; longer ones show the largest of each stretch, which keeps every peak."""
 WIDTH, HEIGHT = 1000, 200
+NEAR = 11
+"""Percent of the height."""
+_HEIGHTS = " \N{LOWER ONE EIGHTH BLOCK}\N{LOWER ONE QUARTER BLOCK}\N{LOWER THREE EIGHTHS BLOCK}\N{LOWER HALF BLOCK}" + (
+    "\N{LOWER FIVE EIGHTHS BLOCK}\N{LOWER THREE QUARTERS BLOCK}\N{LOWER SEVEN EIGHTHS BLOCK}\N{FULL BLOCK}"
+)
 _SILENT = frozenset({"Constant"})
 """Operators that are no step of the network."""
 
@@ -57,6 +62,11 @@ class MemoryChart:
     after: Line | None
     places: tuple[Place, ...]
     scale: int
+
+    @property
+    def are_near(self) -> bool:
+        """Whether both peaks are so near that the words on one line would stand on the other."""
+        return self.before is not None and self.after is not None and 0 <= self.after.top - self.before.top < NEAR
 
 
 def memory_chart(before: ModelSummary, after: ModelSummary | None) -> MemoryChart | None:
@@ -136,3 +146,11 @@ def _places(sides: Sequence[Sequence[LayerSummary | None]], count: int) -> list[
 
 def _held(layer: LayerSummary | None) -> int:
     return 0 if layer is None else layer.activation_bytes or 0
+
+
+def sparkline(places: Sequence[Place], side: str, scale: int, columns: int = 60) -> str:
+    """Return one side, "before" or "after", in letters of eight heights: the largest of each stretch."""
+    held = [getattr(place, side) or 0 for place in places]
+    size = -(-len(held) // columns)
+    peaks = [max(held[start : start + size]) for start in range(0, len(held), size)]
+    return "".join(_HEIGHTS[-(-(len(_HEIGHTS) - 1) * peak // scale)] for peak in peaks)

@@ -81,6 +81,7 @@ class BarChart:
     has_after: bool
 
 
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 INSERTED = "inserted by the runtime"
 NEW = "new"
 
@@ -131,7 +132,7 @@ def _paired(before: ModelSummary, after: ModelSummary | None, value: Callable[[L
         own = value(layer)
         if own is not None:
             theirs[name] = (theirs.get(name) or 0) + own
-            parts[name] += bool(own)
+            parts[name] += bool(own) and layer.op not in _PAIR
         ops.setdefault(name, layer.op)
     rows = []
     for name, op in ops.items():
@@ -200,7 +201,6 @@ class LayerSection:
     chart: BarChart
     shares: tuple[tuple[str, float], ...]
     lead: str = ""
-    caption: str = ""
     sides: tuple[str, str] = ("before", "after")
 
 

@@ -80,6 +80,7 @@ def _model(path: str, digest: str, layers: list[dict[str, Any]], **more: Any) ->
         "params": sum(layer["params"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),
         "peak_activation_bytes": max(layer["activation_bytes"] for layer in layers),
+        "peak": {"anchor": HOSTILE, "tensors": [{"name": HOSTILE, "bytes": 600_000}, {"name": "input", "bytes": 9000}]},
         "opset": 17,
         "layers": layers,
         **more,
@@ -248,7 +249,12 @@ def full_document() -> dict[str, Any]:
     before = _model("efficientnet_lite0.onnx", "a", layers)
     ort = {"path": "out.ort", "bytes": 5_310_000}
     operators = ["Conv", "DequantizeLinear", "Gemm", "QuantizeLinear"]
-    after = _model("out.onnx", "b", [_smaller(layer) for layer in layers], ort=ort, operators=operators)
+    grids = [{"tensor": name, "low": -1.5, "high": 6.0, "step": 0.03, "type": "uint8"} for name in ("input", HOSTILE)]
+    parts = [_smaller(layer) for layer in layers]
+    parts.append(
+        {**parts[-1], "anchor": f"{HOSTILE}_scale", "op": "QuantizeLinear", "origin": HOSTILE, "macs": 0, "bytes": 5}
+    )
+    after = _model("out.onnx", "b", parts, ranges=grids, ort=ort, operators=operators)
     return {
         **_frame(),
         "seed": 0,

@@ -74,6 +74,32 @@ def test_details_are_there(render: Render, full: Report) -> None:
     assert [figure for figure in said if figure not in text] == []
 
 
+@pytest.mark.parametrize("render", RENDERERS[:2])
+def test_what_is_held_and_what_integers_stand_for(render: Render, full: Report) -> None:
+    text = render(full)
+    said = [
+        "600 kB",
+        "9.00 kB",
+        "ctivation memory",
+        "\u22121.50",
+        "6.00",
+        "uint8",
+    ]
+    assert [figure for figure in said if figure not in text] == []
+
+
+def test_long_texts_for_a_pull_request_end(full_document: Document) -> None:
+    """GitHub takes 65,536 letters."""
+    layer = full_document["output"]["layers"][0]
+    many = [f"some/quite/long/name/of/a/layer/{index}/Conv_output_0" for index in range(3000)]
+    full_document["output"]["layers"] = [{**layer, "anchor": name} for name in many]
+    full_document["output"]["ranges"] = [
+        {"tensor": name, "low": 0.0, "high": 1.0, "step": 0.1, "type": "int8"} for name in many
+    ]
+    full_document["passes"][0]["skipped"] = [{"anchor": name, "reason": f"{name} is shared"} for name in many]
+    assert len(to_markdown(Report.model_validate(full_document))) < 60_000
+
+
 @pytest.mark.parametrize("render", RENDERERS)
 def test_minimal_reports_render_without_holes(render: Render, minimal: Report) -> None:
     text = render(minimal)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim.report.memory_chart import STRETCHES, memory_chart
+from onnxslim.report.memory_chart import STRETCHES, memory_chart, sparkline
 from onnxslim.report.network import ModelSummary
 
 
@@ -64,3 +64,11 @@ def test_constants_are_no_step_and_unknown_is_left_out() -> None:
     chart = memory_chart(model({"a": None, "b": 3}), None)
     assert chart is not None
     assert chart.places[0].title == "b: 3 B"
+
+
+def test_a_line_of_letters_keeps_peaks_and_tells_something_from_nothing() -> None:
+    chart = memory_chart(model({"a": 1, "b": 800, "c": 0, "d": 400}), model({"a": 100, "b": 0, "c": 0, "d": 0}))
+    assert chart is not None
+    assert sparkline(chart.places, "before", chart.scale) == "\u2581\u2588 \u2584"
+    assert sparkline(chart.places, "before", chart.scale, columns=2) == "\u2588\u2584"
+    assert sparkline(chart.places, "after", chart.scale) == "\u2581   "
