@@ -53,7 +53,7 @@ def long(full_document: Document) -> Report:
     return Report.model_validate(full_document)
 
 
-def look(browser: str, folder: Path, page: str, script: str, width: int = 1100) -> Any:
+def look(browser: str, folder: Path, page: str, script: str, width: int = 1100, *, dark: bool = False) -> Any:
     """Open a page in a frame of some width and return what ``script``, run in it once it is loaded, returns."""
     probe = f"addEventListener('load', () => parent.postMessage(JSON.stringify((() => {{ {script} }})()), '*'));"
     (folder / "page.html").write_text(page.replace("</body>", f"<script>{probe}</script></body>"), "utf-8")
@@ -61,6 +61,7 @@ def look(browser: str, folder: Path, page: str, script: str, width: int = 1100) 
     listen = "addEventListener('message', event => { document.body.dataset.found = event.data; });"
     (folder / "frame.html").write_text(f"<body><script>{listen}</script>{frame}</body>", "utf-8")
     flags = [*FLAGS, *([] if is_sandboxed() else ["--no-sandbox"]), f"--user-data-dir={folder / 'profile'}"]
+    flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
     command = [browser, *flags, "--virtual-time-budget=20000", "--dump-dom", (folder / "frame.html").as_uri()]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     found = re.search(r'data-found="([^"]*)"', said)
@@ -125,7 +126,8 @@ def test_printing_opens_what_is_folded_away(browser: str, tmp_path: Path, full: 
     assert look(browser, tmp_path, to_html(full), script) == 0
 
 
-def test_text_has_contrast(browser: str, tmp_path: Path, full: Report) -> None:
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_text_has_contrast(browser: str, tmp_path: Path, full: Report, dark: bool) -> None:
     """At least 4.5 to 1 against what is behind it (WCAG 2.2, 1.4.3)."""
     script = """
         const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(v => { v /= 255;
@@ -142,5 +144,5 @@ def test_text_has_contrast(browser: str, tmp_path: Path, full: Report) -> None:
             const ratio = (a + 0.05) / (b + 0.05);
             if (ratio < 4.5) bad[part.tagName + "." + part.className] = ratio.toFixed(2);
         }
-        return bad;"""
-    assert look(browser, tmp_path, to_html(full), script) == {}
+        return [matchMedia("(prefers-color-scheme:dark)").matches, bad];"""
+    assert look(browser, tmp_path, to_html(full), script, dark=dark) == [dark, {}]
