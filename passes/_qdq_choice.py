@@ -41,16 +41,19 @@ class Selection:
 
     nodes: list[Node] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+    ends: bool = False
+    """Whether products that end the model get a grid for their result."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that needs a range."""
         for node in self.nodes:
             yield from variable_inputs(node)
-            yield from grid_outputs(node)
+            yield from grid_outputs(node, ends=self.ends)
 
     def without(self, floats: Collection[str], reason: str) -> Selection:
         """Return what is left where nodes with anchors in ``floats`` stay in float, for ``reason``."""
-        left = Selection(refused=[*self.refused, *((anchor, reason) for anchor in sorted(floats))])
+        refused = [*self.refused, *((anchor, reason) for anchor in sorted(floats))]
+        left = Selection(refused=refused, ends=self.ends)
         integer: set[int] = set()
         for node in self.nodes:
             follows = node.op in MOVING | _FOLLOWING
@@ -63,7 +66,7 @@ class Selection:
     def drop_unknown(self, ranges: dict[str, tuple[float, float]]) -> None:
         """Refuse nodes one of whose tensors has no range."""
         for node in list(self.nodes):
-            missing = [t.name for t in Selection([node]).tensors() if t.name not in ranges]
+            missing = [t.name for t in Selection([node], ends=self.ends).tensors() if t.name not in ranges]
             if missing:
                 self.nodes.remove(node)
                 self.refused.append((anchor_of(node), f"tensor {missing[0]!r} is empty, NaN or Inf on the samples"))
@@ -71,7 +74,7 @@ class Selection:
 
 def select(model: Model, only: tuple[str, ...], exclude: tuple[str, ...], target: Target = DEFAULT_TARGET) -> Selection:
     """Return the nodes of ``model`` that become integer."""
-    selection = Selection()
+    selection = Selection(ends=target.integer_ends)
     if any("QuantizeLinear" in node.op or node.op.startswith("QLinear") for _, node in graph_nodes(model.graph)):
         selection.refused.append((model.graph.name or "graph", "the model has integer operators already"))
         return selection
@@ -165,7 +168,7 @@ def variable_inputs(node: Node) -> list[Tensor]:
 
 def tensors_of(nodes: Sequence[Node], anchors: Collection[str]) -> frozenset[str]:
     """Return the names of the tensors that some of ``nodes`` read from a grid or put on one."""
-    chosen = Selection([node for node in nodes if anchor_of(node) in anchors])
+    chosen = Selection([node for node in nodes if anchor_of(node) in anchors], ends=True)
     return frozenset(tensor.name for tensor in chosen.tensors())
 
 
@@ -189,7 +192,11 @@ def final_outputs(node: Node) -> list[Tensor]:
     return list(node.outputs) if node.op == "Split" else [final_output(node)]
 
 
-def grid_outputs(node: Node) -> list[Tensor]:
-    """Return the results that get a grid: none where nobody reads on, and the integer kernel returns float."""
-    keeps_float = node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
+def grid_outputs(node: Node, *, ends: bool) -> list[Tensor]:
+    """Return the results that get a grid.
+
+    Args:
+        ends: also where nobody reads on, and integer kernels could return float.
+    """
+    keeps_float = not ends and node.op in ("Gemm", "MatMul") and not node.outputs[0].outputs
     return [] if keeps_float else final_outputs(node)

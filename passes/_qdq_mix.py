@@ -33,7 +33,8 @@ LISTENERS = 8
 ROUNDS = 12
 """How often noise is measured, at most."""
 FALL = 4.0
-"""Noise is measured again when this part of it is left."""
+"""Noise is measured again when it is predicted to have fallen so much, the next time to the square of it, and so on:
+what is noisiest is soon found, and what remains is mostly alike."""
 MARGIN_DB = 0.5
 """By how much a prediction must be better than the goal before it is tried."""
 FIRST_DB, FINER_DB = 15.0, 3.0
@@ -94,7 +95,7 @@ class _Search:
         aim = (FIRST_DB if self._goal.sqnr_db is None else self._goal.sqnr_db) + MARGIN_DB
         for step in range(ROUNDS):
             self._context.progress("insert-qdq: noise", step + 1, ROUNDS)
-            order.extend(self._energies(frozenset(order.floats), step), 10 ** (-aim / 10))
+            order.extend(self._energies(frozenset(order.floats), step), 10 ** (-aim / 10), FALL ** (step + 1))
             if not order.settled:
                 continue
             if judge.good(order.floats) or order.exhausted:
@@ -154,15 +155,16 @@ class _Order:
         """Whether all is float."""
         return all(unit.nodes <= self._off for unit in self._units)
 
-    def extend(self, energies: Energies, budget: float) -> None:
+    def extend(self, energies: Energies, budget: float, fall: float) -> None:
         """Give up units until the noise in every output is within ``budget``, or too little is left to see the rest.
 
         Args:
             energies: of what is not given up yet.
             budget: as a fraction of each output's energy.
+            fall: by which noise may fall before it has to be measured again.
         """
         left, total = np.maximum(energies.values, 0.0), energies.total
-        floor = np.maximum(total / FALL, budget)
+        floor = np.maximum(total / fall, budget)
         weights = np.where(total > budget, 1 / np.maximum(total, 1e-30), 0.0)
         worth = left @ weights
         heap = [(-self._score(index, worth), index) for index in range(len(self._units)) if worth[index] > 0]

@@ -27,7 +27,7 @@ import onnx.helper as oh
 from onnx import numpy_helper
 
 from onnxslim.ir import Constant, Model, Node, anchor_of
-from onnxslim.passes._qdq_choice import MOVING, grid_outputs, variable_inputs
+from onnxslim.passes._qdq_choice import MOVING, final_output, final_outputs, variable_inputs
 from onnxslim.passes._qdq_sharing import moved_from, source_of
 from onnxslim.passes._quantize import Grid
 from onnxslim.runtime import Feed, Session, SessionConfig, with_outputs
@@ -85,12 +85,12 @@ def _adjoining(nodes: Sequence[Node], grids: Mapping[str, Grid]) -> dict[str, se
     found: dict[str, set[str]] = {}
     for node in nodes:
         if node.op not in MOVING:
-            for tensor in (*variable_inputs(node), *grid_outputs(node)):
+            for tensor in (*variable_inputs(node), *(t for t in final_outputs(node) if t.name in grids)):
                 found.setdefault(source_of(tensor.name, sources), set()).add(anchor_of(node))
     for node in reversed(nodes):  # what a Concat puts together on the grid of its inputs is not rounded again
         if node.op != "Concat" or any(isinstance(tensor, Constant) for tensor in node.inputs):
             continue
-        (output,) = grid_outputs(node)
+        output = final_output(node)
         if all(grids[tensor.name] == grids[output.name] for tensor in node.inputs):
             anchors = found.pop(output.name)
             for tensor in node.inputs:

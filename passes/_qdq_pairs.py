@@ -13,7 +13,7 @@ from onnxslim.passes._qdq_choice import (
     MOVING,
     WEIGHTED,
     activation_inputs,
-    grid_outputs,
+    final_outputs,
     is_weight,
 )
 from onnxslim.passes._quantize import (
@@ -42,7 +42,7 @@ def shared_grids(nodes: Sequence[Node], ranges: Mapping[str, tuple[float, float]
     grids = {name: grid_of(*range_, style.kind_of(name)) for name, range_ in ranges.items()}
     for node in nodes:
         if node.op in MOVING:
-            grids.update({tensor.name: grids[node.inputs[0].name] for tensor in grid_outputs(node)})
+            grids.update({tensor.name: grids[node.inputs[0].name] for tensor in final_outputs(node)})
     return grids
 
 
@@ -76,7 +76,10 @@ class Quantizer:
 
     def _work(self) -> list[_Work]:
         """Note what each node reads and makes before anything is inserted."""
-        return [_Work(node, activation_inputs(node), grid_outputs(node)) for node in self.nodes]
+        return [_Work(node, activation_inputs(node), self._results(node)) for node in self.nodes]
+
+    def _results(self, node: Node) -> list[Tensor]:
+        return [tensor for tensor in final_outputs(node) if tensor.name in self.grids]
 
     def _insert_pairs(self, work: Sequence[_Work]) -> None:
         for one in work:

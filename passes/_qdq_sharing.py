@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from onnxslim.analysis.range_choice import Range
 from onnxslim.ir import Node, Tensor, producer
-from onnxslim.passes._qdq_choice import MOVING, grid_outputs, variable_inputs
+from onnxslim.passes._qdq_choice import MOVING, final_output, variable_inputs
 
 MOST = 2.0
 """How much wider a range may become for tensors that others read too: a bit."""
@@ -62,7 +62,7 @@ def shared_ranges(nodes: Sequence[Node], ranges: Mapping[str, Range], returned: 
     for node in reversed(nodes):
         if node.op != "Concat":
             continue
-        result = class_of(grid_outputs(node)[0].name)
+        result = class_of(final_output(node).name)
         for tensor in variable_inputs(node):
             own = class_of(source_of(tensor.name, moved))
             alone = _read_once(tensor, moved, returned) and len(own.names) == 1

@@ -41,11 +41,11 @@ from onnxslim.ir import Model, Rewriter
 from onnxslim.passes._block_choice import BLOCKS, Form, Stored, Wanted, choose, planned
 from onnxslim.passes._block_fit import Fitted, fitted_blocks
 from onnxslim.passes._block_graph import BlockWriter
-from onnxslim.passes._block_opset import OPSET, upgrade
+from onnxslim.passes._opset import upgrade
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
-STANDARD_ONLY = frozenset({"qnn"})
-"""Targets that do not run onnxruntime's own operators."""
+OPSET = 21
+"""The first in which DequantizeLinear has blocks, and integers have 4 bits."""
 
 
 class Rounding(enum.Enum):
@@ -115,14 +115,14 @@ class BlockWeights(PlannedPass[BlockPlan]):
         form = self._form(context)
         if form is Form.QDQ and model.opset < OPSET:  # the converter renames tensors: what it makes is decided about
             model = model.copy()
-            upgrade(Rewriter(model))
+            upgrade(Rewriter(model), OPSET)
         choice = choose(model, Wanted(self._stored(form), self.min_size, self.only, self.exclude))
         return BlockPlan(layers=choice.stored, rounding=self._rounding(context), refused=tuple(choice.refused))
 
     def _form(self, context: PassContext) -> Form:
         if self.form is not None:
             return self.form
-        standard = context.target.name in STANDARD_ONLY and self.bits in Form.QDQ.bits
+        standard = not context.target.block_kernels and self.bits in Form.QDQ.bits
         return Form.QDQ if standard else Form.NBITS
 
     def _rounding(self, context: PassContext) -> Rounding:
@@ -140,7 +140,7 @@ class BlockWeights(PlannedPass[BlockPlan]):
         for anchor, reason in plan.refused:
             rewriter.refuse(self.name, anchor, reason)
         if any(stored.form is Form.QDQ for stored in plan.layers.values()) and rewriter.model.opset < OPSET:
-            upgrade(rewriter)
+            upgrade(rewriter, OPSET)
         infer_shapes(rewriter.model)
         nodes = planned(rewriter.model, plan.layers)
         fitted = self._fitted(rewriter.model, plan, context)

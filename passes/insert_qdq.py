@@ -20,7 +20,8 @@ What is quantized, numbered as in the code:
 
 Left alone, with the reason: weights that are computed or not float32; operators without an integer kernel; subgraphs;
 models that are integer already; tensors with NaN or Inf on the samples. A Gemm or MatMul that computes a graph's output
-keeps its output in float. Opsets before 13, which lack scales per channel, are converted first.
+keeps its output in float, unless the target computes it with integers only. Opsets before 13, which lack scales per
+channel, are converted first.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from onnxslim.analysis.known_ranges import BOUNDED, known_range, narrowed
 from onnxslim.analysis.range_choice import Range, RangeMethod, chosen_range
 from onnxslim.analysis.ranges import observe_histograms, observe_ranges
 from onnxslim.errors import PassError, SpecError
-from onnxslim.ir import Model, Rewriter, anchor_of, consumers, graph_nodes, is_standard, selects
+from onnxslim.ir import Model, Rewriter, anchor_of, consumers, is_standard, selects
 from onnxslim.measure.stopwatch import Clock
+from onnxslim.passes._opset import upgrade
 from onnxslim.passes._qdq_choice import Selection, final_outputs, select, tensors_of
 from onnxslim.passes._qdq_clock import without_slower
 from onnxslim.passes._qdq_fit import Wanted, fitted_weights, samples_for
@@ -58,9 +60,6 @@ WIDE_OPSET = 21
 DEFAULT_SQNR = 20.0
 DEFAULT_DROP = 0.01
 """What outputs must keep where nobody says: so many dB, or where labels tell, no more than a point of the metric."""
-
-EXPLICIT_RESIZE = 11
-"""The first in which Resize says how it maps coordinates; before, it was always "asymmetric" and "floor"."""
 
 
 class QdqPlan(Plan):
@@ -124,7 +123,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
             raise PassError(f"onnxruntime has no QuantizeLinear of opset {model.opset}: export with an older opset")
         if model.opset < opset:  # the converter renames tensors, so what it makes is what is decided about
             model = model.copy()
-            _upgrade(Rewriter(model), opset)
+            upgrade(Rewriter(model), opset)
         infer_shapes(model)
         selection = select(model, self.only, self.exclude, context.target)
         names = list(dict.fromkeys(tensor.name for tensor in selection.tensors()))
@@ -211,7 +210,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
         if not plan.nodes:
             return
         if rewriter.model.opset < self._opset(context):
-            _upgrade(rewriter, self._opset(context))
+            upgrade(rewriter, self._opset(context))
         chosen = set(plan.nodes)
         nodes = [node for node in rewriter.model.graph.nodes if anchor_of(node) in chosen]
         infer_shapes(rewriter.model)
@@ -239,19 +238,3 @@ def _promised(model: Model, names: Iterable[str]) -> dict[str, Range]:
         if known is not None and is_standard(node, *BOUNDED):
             found[node.outputs[0].name] = known
     return found
-
-
-def _upgrade(rewriter: Rewriter, opset: int) -> None:
-    """Convert to ``opset``; onnx's converter forgets how Resize and Upsample placed samples before opset 11.
-
-    Raises:
-        PassError: the converter refuses.
-    """
-    old = rewriter.model.opset
-    rewriter.upgrade(opset)
-    if old >= EXPLICIT_RESIZE:
-        return
-    for _, node in graph_nodes(rewriter.model.graph):
-        if is_standard(node, "Resize"):
-            rewriter.set_attr(node, "coordinate_transformation_mode", "asymmetric")
-            rewriter.set_attr(node, "nearest_mode", "floor")

@@ -94,11 +94,24 @@ _LIKE_THEIR_INPUT = frozenset({"GroupNormalization"})
 
 
 def _help(proto: onnx.ModelProto) -> None:
-    """Let nodes that onnx cannot infer be copies of their input: ``proto`` serves inference alone."""
-    for node in proto.graph.node:
+    """Let nodes that onnx cannot infer be others with the same output: ``proto`` serves inference alone."""
+    for index, node in enumerate(proto.graph.node):
         if node.op_type in _LIKE_THEIR_INPUT and node.domain in ("", "ai.onnx"):
             node.op_type = "Identity"
             del node.input[1:], node.attribute[:]
+        elif node.op_type == "MatMulNBits" and node.domain == "com.microsoft":
+            _as_product(proto.graph, node, f"onnxslim.weight.{index}")
+
+
+def _as_product(graph: onnx.GraphProto, node: onnx.NodeProto, weight: str) -> None:
+    """Let onnxruntime's product with a weight in blocks be a MatMul with one of its shape, K×N."""
+    sizes = {attribute.name: attribute.i for attribute in node.attribute}
+    if not node.input or not {"K", "N"} <= sizes.keys():
+        return
+    graph.input.append(onnx.helper.make_tensor_value_info(weight, onnx.TensorProto.FLOAT, [sizes["K"], sizes["N"]]))
+    node.op_type, node.domain = "MatMul", ""
+    del node.input[1:], node.attribute[:]
+    node.input.append(weight)
 
 
 def _infer(proto: onnx.ModelProto, *, nested: bool) -> dict[str, Known]:

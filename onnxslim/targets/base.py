@@ -45,6 +45,10 @@ class Target:
     """Integers that activations are quantized to: those that its kernels take, or are quickest with."""
     wide_activations: bool = False
     """Whether it computes with 16-bit activations as integers; elsewhere what 8 bits cannot hold stays in float."""
+    integer_ends: bool = False
+    """Whether a product that ends the model runs there only if its result is on a grid too; elsewhere it is float."""
+    block_kernels: bool = True
+    """Whether it runs MatMulNBits, onnxruntime's own operator for weights in blocks; elsewhere ONNX's pairs serve."""
     transposed_convolutions: bool = False
     """Whether it has an integer kernel for ConvTranspose."""
     fixed_from: int | None = None

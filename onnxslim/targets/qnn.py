@@ -310,7 +310,7 @@ OPERATORS: Operators = {
 QNN = Target(
     "qnn", "Qualcomm's HTP through the QNN execution provider", 32, "arm",
     "onnxruntime QNN provider documentation: fixed shapes, QDQ models, activations of 8 or 16 bits",
-    wide_activations=True, transposed_convolutions=True,
+    wide_activations=True, integer_ends=True, block_kernels=False, transposed_convolutions=True,
     fixed_from=0,
     looks=Looks.RULES, operators=OPERATORS, groups=QNN_GROUPS, lonely=frozenset({"QuantizeLinear", "DequantizeLinear"}),
     border="the CPU quantizes and dequantizes the model's inputs and outputs, unless offload_graph_io_quantization=0",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx.helper as oh
+import onnx.numpy_helper
 import onnx.parser
 
 from onnxslim.analysis import concrete_shapes, infer_shapes
+from onnxslim.analysis.cost import model_cost
 from onnxslim.ir import Model
 
 LOOP = """<ir_version: 8, opset_import: ["" : 17]>
@@ -57,3 +59,25 @@ def test_group_normalization_is_like_its_input() -> None:
     model = Model.load(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 21)], ir_version=10))
     assert concrete_shapes(model)["y"] == (2, 4, 5)
     assert [node.op for node in model.graph.nodes] == ["GroupNormalization", "Relu"]
+
+
+def test_a_product_with_a_weight_in_blocks_has_the_shape_of_one() -> None:
+    """onnx knows nothing of onnxruntime's operators."""
+    node = oh.make_node(
+        "MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=32, N=24, bits=4, block_size=16
+    )
+    graph = oh.make_graph(
+        [node, oh.make_node("Relu", ["y"], ["z"])],
+        "g",
+        [oh.make_tensor_value_info("x", 1, [1, 7, 32])],
+        [oh.make_tensor_value_info("z", 1, ["a", "b", "c"])],
+        [
+            onnx.numpy_helper.from_array(np.zeros((24, 2, 8), np.uint8), "w"),
+            onnx.numpy_helper.from_array(np.ones((24, 2), np.float32), "s"),
+        ],
+    )
+    opsets = [oh.make_opsetid("", 17), oh.make_opsetid("com.microsoft", 1)]
+    model = Model.load(oh.make_model(graph, opset_imports=opsets, ir_version=8))
+    found = concrete_shapes(model)
+    assert (found["y"], found["z"]) == ((1, 7, 24), (1, 7, 24))
+    assert model_cost(model, found).macs == 7 * 32 * 24

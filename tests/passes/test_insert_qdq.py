@@ -28,6 +28,7 @@ from onnxslim.passes.insert_qdq import QdqPlan, Rounding
 from onnxslim.pipeline import PassContext
 from onnxslim.runtime import Level, Reading, Session, SessionConfig
 from onnxslim.samples import Samples
+from onnxslim.targets import find_target
 
 NEAREST = InsertQdq(rounding=Rounding.NEAREST)
 
@@ -103,6 +104,19 @@ def test_integer_kernels_appear(tmp_path: Path, name: str, expected: dict[str, i
     found = kernels(quantize(model)[0], tmp_path)
     assert {op: found[op] for op in expected} == expected
     assert not {"Conv", "Gemm", "MatMul", "Relu", "Clip"} & set(found)
+
+
+@pytest.mark.parametrize(("target", "maker"), [("arm-cpu", "Gemm"), ("qnn", "DequantizeLinear")])
+def test_a_product_that_ends_the_model_is_on_a_grid_where_the_target_wants_it(target: str, maker: str) -> None:
+    model = GALLERY["vgg"](Builder())
+    rewriter = Rewriter(model)
+    NEAREST.run(rewriter, PassContext(samples=samples_of(model), threads=1, target=find_target(target)))
+    rewriter.finish()
+    (output,) = model.graph.outputs
+    assert [node.op for node in output.inputs] == [maker]
+    feed = next(iter(samples_of(model))).feed
+    ours, theirs = (run(each, feed, Reading.DEFINITION)[0] for each in (GALLERY["vgg"](Builder()), model))
+    assert sqnr(ours, theirs) > LEAST_SQNR
 
 
 def test_the_arm_reading_loads() -> None:
