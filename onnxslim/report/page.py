@@ -144,7 +144,7 @@ def _every(report: Report) -> dict[str, Any]:
     used = [index for index in range(len(named)) if any(line.values[index] is not None for line in lines)]
     return {
         "every": [line.only(used) for line in lines],
-        "every_columns": [(named[index].capitalize(), _TEXTS[named[index].split()[0]]) for index in used],
+        "every_columns": [(named[index][0].upper() + named[index][1:], _TEXTS[named[index].split()[0]]) for index in used],
     }
 
 
