@@ -9,11 +9,11 @@ from rich.markup import escape
 
 from onnxslim.cli.tables import plain_table
 from onnxslim.measure import Latency
-from onnxslim.report import format_count
 from onnxslim.report.device_story import (
     facts_text,
     interval_text,
     is_counted,
+    layer_text,
     mostly_text,
     placed_text,
     ratio_text,
@@ -68,11 +68,11 @@ def _cells(side: DeviceSide, reading: DeviceReading | None) -> tuple[str, ...]:
 def _layers(reading: DeviceReading) -> RenderableType:
     """Return the layers that take most, with what was made of them."""
     table = plain_table("layer", "operator", "before", "after", "mostly", right=(2, 3))
-    order = sorted(reading.layers, key=lambda layer: -max(layer.candidate or 0, layer.reference or 0))
+    order = sorted(reading.layers, key=lambda layer: -max(layer.before or 0, layer.after or 0))
     for layer in order[:MOST_LAYERS]:
         inserted = "inserted by the runtime" if layer.op else layer.node
         name = f"[dim]{escape(inserted)}[/dim]" if layer.origin is None else escape(layer.node)
-        values = ("" if value is None else format_count(value) for value in (layer.reference, layer.candidate))
+        values = (layer_text(reading, value) for value in (layer.before, layer.after))
         table.add_row(name, escape(layer.op), *values, mostly_text(layer.kinds))
     if len(order) > MOST_LAYERS:
         table.caption = f"{len(order) - MOST_LAYERS} more in --json"

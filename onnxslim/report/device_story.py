@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from onnxslim.report import units
 from onnxslim.report.evidence import DeviceReading, DeviceSide
 from onnxslim.report.network import ModelSummary
-from onnxslim.report.rows import Row, count_rows, macs_by_layer
+from onnxslim.report.rows import Row, device_rows, macs_by_layer
 
 KINDS = {
     "measured": "measured on the device: times",
@@ -18,8 +18,8 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class CountedLayer:
-    """Instructions of one layer, for each multiply-accumulate, and by kind."""
+class DeviceRow:
+    """One layer on a device; where instructions are counted, for each multiply-accumulate and by kind."""
 
     row: Row
     before_per_mac: float | None
@@ -91,14 +91,21 @@ def kind_shares(device: DeviceReading) -> tuple[KindShare, ...]:
     return tuple(KindShare(kind, count, count / total) for kind, count in ordered if total)
 
 
-def counted_layers(device: DeviceReading, before: ModelSummary, after: ModelSummary | None) -> tuple[CountedLayer, ...]:
-    """Return the layers of the original with their instructions for each multiply-accumulate, the most first."""
-    macs = macs_by_layer(before, after)
+def layer_text(device: DeviceReading, value: float | None) -> str:
+    """Return the figure of one layer, in the terms of the device."""
+    if value is None:
+        return ""
+    return units.format_count(value) if is_counted(device) else units.format_us(value)
+
+
+def device_layers(device: DeviceReading, before: ModelSummary, after: ModelSummary | None) -> tuple[DeviceRow, ...]:
+    """Return the layers of the original with their instructions, for each multiply-accumulate too, or their times."""
+    macs = macs_by_layer(before, after) if is_counted(device) else {}
     found = []
-    for layer, row in zip(device.layers, count_rows(device, before), strict=True):
+    for layer, row in zip(device.layers, device_rows(device, before), strict=True):
         own = macs.get(layer.node) if layer.origin else None
         each = (None, None) if own is None else (_per(row.before, own.before), _per(row.after, own.after))
-        found.append(CountedLayer(row, *each, mostly_text(layer.kinds)))
+        found.append(DeviceRow(row, *each, mostly_text(layer.kinds)))
     return tuple(sorted(found, key=lambda one: -one.row.largest))
 
 

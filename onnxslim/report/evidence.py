@@ -121,16 +121,30 @@ class DeviceSide(Part):
 
 
 class DeviceLayer(Part):
-    """Instructions of one layer of the reference and of what was made of it; or of what the runtime inserted."""
+    """One layer of the reference and what was made of it, or what the runtime inserted: instructions or time."""
 
     node: str
     op: str
     origin: str | None = None
     """The layer of the reference; absent for what the runtime inserted."""
     reference: Count | None = None
+    """Instructions, where they were counted."""
     candidate: Count | None = None
+    reference_us: NonNegative | None = None
+    """Time, where it was measured: a profile's share of the median."""
+    candidate_us: NonNegative | None = None
     kinds: dict[str, Count] | None = None
     """Of the candidate (of the reference where it is alone), by kind of instruction."""
+
+    @property
+    def before(self) -> float | None:
+        """The reference's figure, whichever it is."""
+        return self.reference_us if self.reference is None else self.reference
+
+    @property
+    def after(self) -> float | None:
+        """The candidate's."""
+        return self.candidate_us if self.candidate is None else self.candidate
 
 
 class DeviceReading(Part):

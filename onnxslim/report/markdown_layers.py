@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from onnxslim.report import units
 from onnxslim.report.device_story import (
-    counted_layers,
+    device_layers,
     facts_text,
     interval_text,
     is_counted,
     kind_shares,
     kind_words,
+    layer_text,
     placed_text,
     ratio_text,
     side_text,
@@ -94,7 +95,7 @@ def devices(report: Report) -> Iterator[str]:
             yield from ("", f"> {escape(line)}")
         kinds = ", ".join(f"{escape(one.name)} {units.format_percent(one.share)}" for one in kind_shares(device)[:6])
         yield from (["", f"Instructions{' after' if device.candidate else ''}: {kinds}."] if kinds else [])
-        layers = folded("Instructions by layer", _counted(report, device))
+        layers = folded("Instructions by layer" if is_counted(device) else "Time by layer", _layers(report, device))
         yield from (["", *layers] if layers else [])
 
 
@@ -116,14 +117,14 @@ def _side(side: DeviceSide, ratio: DeviceReading | None) -> tuple[str, ...]:
     return side_text(side), ratio_text(ratio), interval_text(ratio), near, escape(placed_text(side))
 
 
-def _counted(report: Report, device: DeviceReading) -> list[str]:
+def _layers(report: Report, device: DeviceReading) -> list[str]:
     rows = []
-    for layer in counted_layers(device, report.input, report.output)[:TOP]:
-        counts = ("" if count is None else units.format_count(count) for count in (layer.row.before, layer.row.after))
+    for layer in device_layers(device, report.input, report.output)[:TOP]:
+        row = (_layer(layer.row), layer_text(device, layer.row.before), layer_text(device, layer.row.after))
         each = ("" if per is None else units.format_small(per) for per in (layer.before_per_mac, layer.after_per_mac))
-        rows.append((_layer(layer.row), *counts, *each, escape(layer.mostly)))
+        rows.append((*row, *each, escape(layer.mostly)) if is_counted(device) else row)
     header = ("layer", "before", "after", "for each MAC", "after", "mostly")
-    lines = table(header, rows, "lrrrrl")
+    lines = table(header, rows, "lrrrrl") if is_counted(device) else table(header[:3], rows, "lrr")
     left = len(device.layers) - TOP
     return [*lines, "", f"{left} more in the JSON report."] if left > 0 else lines
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from onnxslim.report import units
 from onnxslim.report.device_story import (
-    CountedLayer,
+    DeviceRow,
     KindShare,
-    counted_layers,
+    device_layers,
     facts_text,
     interval_text,
     is_counted,
     kind_shares,
     kind_words,
+    layer_text,
     placed_text,
     ratio_text,
     side_text,
@@ -79,7 +81,9 @@ class DeviceSection:
     placed: bool
     """Whether some side tells which processors it ran on."""
     kinds: tuple[KindShare, ...]
-    layers: tuple[CountedLayer, ...]
+    layers: tuple[DeviceRow, ...]
+    text: Callable[[float | None], str]
+    """Of one layer's figure."""
 
 
 def context(report: Report) -> dict[str, Any]:
@@ -118,7 +122,6 @@ def _texts() -> dict[str, Any]:
         "ratio_text": ratio_text,
         "interval_text": interval_text,
         "placed_text": placed_text,
-        "count_text": units.format_count,
         "percent_text": units.format_percent,
         "per_text": units.format_small,
         "real_text": units.format_real,
@@ -144,7 +147,9 @@ def _every(report: Report) -> dict[str, Any]:
     used = [index for index in range(len(named)) if any(line.values[index] is not None for line in lines)]
     return {
         "every": [line.only(used) for line in lines],
-        "every_columns": [(named[index][0].upper() + named[index][1:], _TEXTS[named[index].split()[0]]) for index in used],
+        "every_columns": [
+            (named[index][0].upper() + named[index][1:], _TEXTS[named[index].split()[0]]) for index in used
+        ],
     }
 
 
@@ -161,7 +166,8 @@ def _device(report: Report, reading: DeviceReading) -> DeviceSection:
         sides=tuple(sides),
         placed=any(side.placed for _, side, _ in sides),
         kinds=kind_shares(reading),
-        layers=counted_layers(reading, report.input, report.output),
+        layers=device_layers(reading, report.input, report.output),
+        text=partial(layer_text, reading),
     )
 
 

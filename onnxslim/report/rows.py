@@ -83,6 +83,7 @@ class BarChart:
 
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 INSERTED = "inserted by the runtime"
+OWN = "the runtime's own work"
 NEW = "new"
 
 
@@ -156,16 +157,16 @@ def time_rows(latency: Latency, before: ModelSummary) -> list[Row]:
     ]
 
 
-def count_rows(device: DeviceReading, before: ModelSummary) -> list[Row]:
-    """Return instructions by layer of the original."""
+def device_rows(device: DeviceReading, before: ModelSummary) -> list[Row]:
+    """Return what a device tells by layer of the original: instructions, or microseconds where none were counted."""
     ops = {layer.anchor: layer.op for layer in before.layers}
     return [
         Row(
-            layer.node if layer.origin or layer.op else "between operators",
+            layer.node,
             ops.get(layer.node, layer.op) if layer.origin else layer.op,
-            layer.reference,
-            layer.candidate,
-            None if layer.origin else INSERTED,
+            layer.before,
+            layer.after,
+            None if layer.origin else INSERTED if layer.op else OWN,
         )
         for layer in device.layers
     ]

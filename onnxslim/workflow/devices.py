@@ -16,7 +16,7 @@ from onnxslim.devices.finding import find_device
 from onnxslim.ir.saving import Placed
 from onnxslim.measure import Comparison, Latency, RaceSettings
 from onnxslim.measure.latency import claimed, ratio_with_interval
-from onnxslim.measure.layer_times import by_origin, heads_of, origins_of
+from onnxslim.measure.layer_times import Profiled, by_origin, heads_of, layer_table, origins_of
 from onnxslim.pipeline.base import Progress
 from onnxslim.report.evidence import DeviceLayer, DeviceReading, DeviceSide
 from onnxslim.runtime import Feed, Reading, RuntimeRefusal, Session, SessionConfig, load_proto
@@ -106,7 +106,9 @@ def _reading(found: DeviceResult, index: int, measured: Measured, host: Latency)
         warnings=tuple(found.facts.get("warnings", ())),
         reference=_side(reference, measured.outputs[0]),
         candidate=None if candidate is None else _side(candidate, measured.outputs[index]),
-        layers=() if found.kind is not Kind.COUNTED else _layers(reference, candidate, measured.graphs, index),
+        layers=_counts(reference, candidate, measured.graphs, index)
+        if found.kind is Kind.COUNTED
+        else _times(reference, candidate, measured.graphs, index),
     )
     if candidate is None or candidate.refused is not None:
         return reading
@@ -152,7 +154,32 @@ def _sqnr(side: Side, expected: Mapping[str, object]) -> float | None:
 # ---- layers ------------------------------------------------------------------------------------------------------
 
 
-def _layers(
+def _times(
+    reference: Side, candidate: Side | None, graphs: Sequence[onnx.GraphProto], index: int
+) -> tuple[DeviceLayer, ...]:
+    """Return the times of layers, where the device told those of nodes; they add up to the medians."""
+    sides = [_profiled(side, graph) for side, graph in ((reference, graphs[0]), (candidate, graphs[index]))]
+    if sides[0] is None or (candidate is not None and sides[1] is None):
+        return ()
+    return tuple(
+        DeviceLayer(
+            node=row.node,
+            op=row.op,
+            origin=row.origin,
+            reference_us=row.reference_us,
+            candidate_us=None if candidate is None else row.candidate_us,
+        )
+        for row in by_origin(layer_table(sides[0], sides[1]))
+    )
+
+
+def _profiled(side: Side | None, graph: onnx.GraphProto) -> Profiled | None:
+    if side is None or not side.nodes or not side.times_ms:
+        return None
+    return Profiled(graph, side.nodes, 1000 * float(np.median(side.times_ms)))
+
+
+def _counts(
     reference: Side, candidate: Side | None, graphs: Sequence[onnx.GraphProto], index: int
 ) -> tuple[DeviceLayer, ...]:
     """Return a row for each layer of the reference, and one for each operator that the runtime inserted."""
@@ -212,9 +239,9 @@ def _cause(reading: DeviceReading, host: Latency, apart: float) -> str:
         own = here.get(layer.node)
         if layer.origin is None or own is None or None in (own.reference_us, own.candidate_us):
             continue
-        if layer.reference is None or layer.candidate is None:
+        if layer.before is None or layer.after is None:
             continue
-        values = (own.reference_us or 0.0, own.candidate_us or 0.0, layer.reference, layer.candidate)
+        values = (own.reference_us or 0.0, own.candidate_us or 0.0, layer.before, layer.after)
         sums[layer.op] = [a + b for a, b in zip(sums[layer.op], values, strict=True)]
     able = [(op, v[0] / v[1], v[2] / v[3], v[2]) for op, v in sums.items() if all(value > 0 for value in v)]
     total = sum(weight for *_, weight in able) or 1.0

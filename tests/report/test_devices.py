@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from onnxslim.report import Report, to_html, to_markdown
-from onnxslim.report.device_story import counted_layers, kind_shares, kind_words, mostly_text, side_text
+from onnxslim.report.device_story import device_layers, kind_shares, kind_words, layer_text, mostly_text, side_text
 from onnxslim.report.evidence import DeviceReading, DeviceSide
 
 Document = dict[str, Any]
@@ -36,7 +36,7 @@ def measured(full_document: Document) -> Report:
                 "kinds": {"dot": 600, "load": 300, "<b>": 100},
             },
             {"node": "ReorderOutput", "op": "ReorderOutput", "candidate": 7000, "kinds": {"load": 100}},
-            {"node": "other", "op": "", "reference": 100, "candidate": 100},
+            {"node": "between the nodes", "op": "", "reference": 100, "candidate": 100},
         ],
     }
     phone = {
@@ -48,6 +48,16 @@ def measured(full_document: Document) -> Report:
         "interval": [2.4, 2.6],
         "claim": "faster",
         "warnings": ["the phone was hot: 45 degrees"],
+        "layers": [
+            {
+                "node": stem["anchor"],
+                "op": "QLinearConv",
+                "origin": stem["anchor"],
+                "reference_us": 900.0,
+                "candidate_us": 450.0,
+            },
+            {"node": "Reorder", "op": "Reorder", "candidate_us": 12.5},
+        ],
     }
     npu = {"name": "qnn", "kind": "emulated", "reference": {"sqnr_db": 40.0}, "candidate": {"refused": "no <i>Pad</i>"}}
     full_document["latency"]["devices"] = [counted, phone, npu]
@@ -66,13 +76,27 @@ def test_all_is_said(render: Any, measured: Report) -> None:
 
 def test_layers_have_instructions_for_each_mac(measured: Report) -> None:
     assert measured.latency is not None
-    layers = counted_layers(measured.latency.devices[0], measured.input, measured.output)
+    layers = device_layers(measured.latency.devices[0], measured.input, measured.output)
     assert [(layer.row.name, layer.before_per_mac, layer.after_per_mac) for layer in layers] == [
         ("stem/Relu6:0", 4.0, 1.0),
         ("ReorderOutput", None, None),
-        ("between operators", None, None),
+        ("between the nodes", None, None),
     ]
     assert layers[0].row.op == "Conv"
+
+
+def test_layers_of_a_device_that_measures_have_times(measured: Report) -> None:
+    assert measured.latency is not None
+    phone = measured.latency.devices[1]
+    layers = device_layers(phone, measured.input, measured.output)
+    rows = [(one.row.name, layer_text(phone, one.row.before), layer_text(phone, one.row.after)) for one in layers]
+    assert rows == [
+        ("stem/Relu6:0", "900 \u00b5s", "450 \u00b5s"),
+        ("Reorder", "", "12.5 \u00b5s"),
+    ]
+    assert layers[0].before_per_mac is None
+    assert "900 \u00b5s" in to_html(measured)
+    assert "900 \u00b5s" in to_markdown(measured)
 
 
 def test_kinds_add_up(measured: Report) -> None:
