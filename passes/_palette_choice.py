@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.ir import Constant, Model, Node, Rewriter, anchor_of, consumers, graph_nodes, is_standard, numpy_dtype
+from onnxslim.ir import (
+    Constant,
+    Model,
+    Node,
+    Rewriter,
+    anchor_of,
+    consumers,
+    graph_nodes,
+    is_standard,
+    numpy_dtype,
+    producer,
+)
 
 LARGEST = {np.dtype(np.float32): 1e37, np.dtype(np.float16): 3e4}
 """Types of weights, and the largest number of each: beyond it, levels times scale might not be finite."""
@@ -77,8 +88,14 @@ def weights_of(model: Model) -> Weights:
 
 
 def _is_weight(node: Node, position: int) -> bool:
-    """Whether what is not constant there is a weight nonetheless, so that its user may ask why it stays."""
-    return node.op in ("Conv", "ConvTranspose", "LSTM", "GRU", "RNN") and bool(node.inputs[position].name)
+    """Whether what is not constant there is a weight nonetheless, so that its user may ask why it stays.
+
+    What comes out of DequantizeLinear has few bits already.
+    """
+    tensor = node.inputs[position]
+    maker = producer(tensor)
+    few = maker is not None and is_standard(maker, "DequantizeLinear")
+    return node.op in ("Conv", "ConvTranspose", "LSTM", "GRU", "RNN") and bool(tensor.name) and not few
 
 
 def _why_not(tensor: object, rewriter: Rewriter) -> str | None:

@@ -5,6 +5,7 @@
     3, 5, 6, 7 bits       W = Mul(Reshape(Gather(T, c)), s)             T: for each code, the levels it holds
     codebook of 8 bits    W = Mul(Gather(levels, Cast(i)), s)
     float16               W = Cast(…) of the same
+    integers of few bits  q = Reshape(Gather(T, …)) as above, of the integers' own type, in front of DequantizeLinear
 
 Bits that do not divide 8 lie in planes of 4, 2 and 1 of them. A byte of the widest plane and what belongs to it in the
 others, 4 bits say, are put together to a code of 12 bits: c = b + 256·u, with u unpacked from bytes of its own.
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.ir import Constant, Rewriter, Tensor, Variable, numpy_dtype
+from onnxslim.ir import Constant, Rewriter, Tensor, Variable, array_of, numpy_dtype
 from onnxslim.passes._palette import MOST_BITS, Palette
 
 Array = npt.NDArray[Any]
@@ -86,6 +87,24 @@ class Expander:
             self._rewriter.insert("Cast", [whole], [result], {"to": FLOAT16})
         else:
             self._rewriter.insert("Mul", [unit, scale], [result])
+
+    def pack(self, weight: Constant, bits: int) -> None:
+        """Let every reader of ``weight``, integers of 8 bits that ``bits`` are enough for, read them unpacked."""
+        values = array_of(weight)
+        assert values is not None  # noqa: S101  (it is a constant)
+        least = int(values.min())
+        levels = np.clip(np.arange(least, least + 2**bits), *_limits(values.dtype)).astype(values.dtype)
+        index = (values.astype(np.int64) - least).astype(np.uint8)
+        planes = planes_of(bits)
+        alone = planes == (bits,)
+        rows = self._constant("levels", levels[unpacked_bytes(bits, 0)]) if alone else self._rows(levels, planes)
+        self._rewriter.replace(weight, self._unpacked(rows, self._codes(weight.name, index, planes), index.shape))
+
+    def _rows(self, levels: Array, planes: Sequence[int]) -> Tensor:
+        """Return what each code stands for. Shape (codes, indices)."""
+        entries = self._entries(planes)
+        stored = self._constant("levels", levels)
+        return self._node("Gather", [stored, entries], levels.dtype, entries.shape, {"axis": 0})
 
     def _integers(self, name: str, palette: Palette) -> Tensor:
         """Levels are integers: they are stored themselves, or are few enough for a table of all bytes."""
@@ -195,6 +214,11 @@ class Expander:
         output = self._rewriter.variable("p", dtype, [int(dim) for dim in shape])
         self._rewriter.insert(op, inputs, [output], attrs)
         return output
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    info = np.iinfo(dtype)
+    return int(info.min), int(info.max)
 
 
 def stored_bytes(elements: int, scales: int, bits: int) -> int:

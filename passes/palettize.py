@@ -24,7 +24,10 @@ Left alone, with the reason:
    near the largest of their type;
 2. weights that another operator reads too, that the model returns, or that lie in or are read by subgraphs;
 3. weights that are too small, or would not be smaller;
-4. layers that the options exclude; of integer models, whatever is integer already.
+4. layers that the options exclude.
+
+Integer weights, in front of DequantizeLinear, are packed without loss where their numbers need fewer bits than 8
+(``_palette_integers``): ``insert-qdq{weight-bits=4},palettize`` has the file of 4 bits and runs as 8 do.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from onnxslim.passes._palette import MOST_BITS, GridChoice
 from onnxslim.passes._palette_choice import LARGEST, Candidate, Weights, weights_of
 from onnxslim.passes._palette_fit import POSITIONS, Fitted, fitted_palettes, nearest_palette
 from onnxslim.passes._palette_graph import Expander, stored_bytes
+from onnxslim.passes._palette_integers import integer_weights
 from onnxslim.pipeline import Effect, PassContext, Plan, PlannedPass, option
 
 
@@ -78,6 +82,8 @@ class PalettePlan(Plan):
     """How each weight is stored, by its name, in order."""
 
     weights: dict[str, Stored]
+    packed: dict[str, int] = Field(default_factory=dict)
+    """Bits of integer weights that need fewer than they have, by name."""
     fit: FitPlan | None = None
     """None: each weight goes to the nearest."""
     refused: tuple[tuple[str, str], ...] = ()
@@ -122,7 +128,17 @@ class Palettize(PlannedPass[PalettePlan]):
                 chosen[name] = stored
             else:
                 refused.append((anchor_of(candidate.readers[0]), reason))
-        return PalettePlan(weights=chosen, fit=self._fit_plan(context) if chosen else None, refused=tuple(refused))
+        fit = self._fit_plan(context) if chosen else None
+        return PalettePlan(weights=chosen, packed=self._packed(model), fit=fit, refused=tuple(refused))
+
+    def _packed(self, model: Model) -> dict[str, int]:
+        return {
+            name: weight.bits
+            for name, weight in integer_weights(model).items()
+            if weight.pays
+            and weight.elements >= self.min_size
+            and all(selects(node, self.only, self.exclude) for node in weight.layers)
+        }
 
     def _fit_plan(self, context: PassContext) -> FitPlan | None:
         if self.fit is Fit.OFF or context.samples is None:
@@ -149,6 +165,8 @@ class Palettize(PlannedPass[PalettePlan]):
         """
         for anchor, reason in plan.refused:
             rewriter.refuse(self.name, anchor, reason)
+        expander = Expander(rewriter)
+        _pack(rewriter.model, plan.packed, expander)
         if not plan.weights:
             return
         _store_constants(rewriter, plan.weights)
@@ -156,7 +174,6 @@ class Palettize(PlannedPass[PalettePlan]):
         for name in plan.weights:
             if name not in found or not found[name].elements or _unfit(found[name]):
                 raise PassError(f"the plan does not fit the model: no weight {name!r} that palettize can store")
-        expander = Expander(rewriter)
         for name, made in self._made(rewriter.model, plan, found, context):
             node = found[name].readers[0]
             if made.bias is not None:
@@ -183,6 +200,19 @@ def _weights_with_constants(model: Model) -> Weights:
         model = model.copy()
         _store_constants(Rewriter(model), held)
     return weights_of(model)
+
+
+def _pack(model: Model, packed: Mapping[str, int], expander: Expander) -> None:
+    """Pack integer weights, by name, in so many bits.
+
+    Raises:
+        PassError: the model has no such weight, or it takes more.
+    """
+    integers = integer_weights(model) if packed else {}
+    for name, bits in packed.items():
+        if name not in integers or not integers[name].bits <= bits < MOST_BITS:
+            raise PassError(f"the plan does not fit the model: no integer weight {name!r} of {bits} bits")
+        expander.pack(integers[name].tensor, bits)
 
 
 def _store_constants(rewriter: Rewriter, names: Iterable[str]) -> None:

@@ -100,7 +100,7 @@ OURS = (
     Arm(
         "ours, 4-bit weights",
         Tool.OURS,
-        "insert-qdq{weight-bits=4 min-sqnr=0}",
+        "insert-qdq{weight-bits=4 min-sqnr=0},palettize",
         bars=frozenset({Bar.LOSS}),
         points={"efficientnet_lite0": 4.0, "resnet56_cifar10": 1.5},
     ),
