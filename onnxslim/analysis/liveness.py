@@ -1,6 +1,6 @@
 """Bytes of activations that are held while each node runs, and which tensors they are where it is most.
 
-A bound from the graph alone, by the rules of onnxruntime's planner (core/framework/allocation_planner.cc):
+Told from the graph alone, by the rules of onnxruntime's planner (core/framework/allocation_planner.cc):
 
 1. A tensor is held from the node that writes it to the last one that reads it.
 2. Inputs of the model are the caller's and held all along; its outputs are held to the end.
@@ -14,6 +14,10 @@ A bound from the graph alone, by the rules of onnxruntime's planner (core/framew
 Not counted: workspace of kernels (im2col, packing, accumulators), which is returned within the node; copies that change
 layouts on x86; what the tensors of subgraphs hold; fragmentation, and what an arena keeps. Counted although onnxruntime
 may fuse it away: Pad before Conv, and chains that become one operator, such as GELU or a normalization.
+
+A session holds as much, to the byte, in networks of one path and in most of those with residual blocks. Where there are
+many branches it can be more: onnxruntime takes them in an order of its own, and keeps a buffer that it means to use
+again for a tensor of the same shape. In the convolutional networks of tools/gallery that is up to 1.6 times as much.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ _IN_PLACE = frozenset({
 """Operators whose kernels write over their input; a test asks onnxruntime."""
 _ABSORBED = frozenset({"Add", "BatchNormalization", "Mul"})
 """Operators that become part of the convolution before them, where all else that they read is constant."""
+_GATES = frozenset({"Sigmoid"})
+"""Operators that become one with a Mul of their own input and output."""
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _IN_STEPS = frozenset({"HardSwish"})
 """Operators without a kernel, which onnxruntime spells out: with a tensor of their own size between the steps."""
@@ -152,6 +158,8 @@ class _Walk:
     def _writes(self, node: Node) -> Iterator[Tensor]:
         if id(node) in self.groups.written:
             yield from self.groups.written[id(node)]
+        elif _is_gate(node):
+            return
         elif id(node) not in self.groups.absorbed and not (node.op == DEQUANTIZE and not self._is_expanded(node)):
             yield from (tensor for tensor in node.outputs if not tensor.is_empty() and id(tensor) not in self.folded)
 
@@ -215,6 +223,12 @@ class _Walk:
         shape = self.shapes.get(tensor.name)
         dtype = numpy_dtype(tensor.dtype) or quantized_type(tensor) or np.dtype(np.float32)
         return None if shape is None else math.prod(shape) * max(dtype.itemsize, 1)
+
+
+def _is_gate(node: Node) -> bool:
+    """Whether ``node`` is the first half of x * sigmoid(x)."""
+    readers = node.outputs[0].outputs if node.op in _GATES else []
+    return len(readers) == 1 and readers[0].op == "Mul" and any(one is node.inputs[0] for one in readers[0].inputs)
 
 
 def _folded(graph: Graph) -> set[int]:

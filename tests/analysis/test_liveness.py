@@ -20,6 +20,7 @@ from onnxslim.ir import Model
 from onnxslim.passes import InsertQdq
 from onnxslim.runtime import Level, Session, SessionConfig, load_proto
 from onnxslim.samples import Samples
+from tools.gallery import ARCHITECTURES
 
 MODELS = Path(__file__).parents[2] / "models"
 HEAD = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
@@ -47,6 +48,8 @@ CASES = {
     "constants and what is made of them": ("a = Neg(w) b = Add(a, w) y = Add(x, b)", [400, 400, 800]),
     "unread outputs": ("a, b = Split<axis = 1>(x, n) y = Concat<axis = 1>(a, a)", [800, 1000]),
     "a bias becomes part of the convolution": ("a = Conv(x, k) c = Add(a, w) y = Neg(c)", [800, 800, 1200]),
+    "SiLU is one step": ("a = Neg(x) b = Sigmoid(a) c = Mul(a, b) y = Neg(c)", [800, 800, 1200, 1200]),
+    "another gate is two": ("a = Neg(x) b = Sigmoid(a) c = Mul(x, b) y = Neg(c)", [800, 800, 1200, 1200]),
     "HardSwish takes two steps": ("a = Neg(x) b = HardSwish(a) y = Neg(b)", [800, 1600, 1200]),
     "a pair holds integers": (
         "q = Q(x) d = D(q) a = MaxPool<kernel_shape = [1]>(d) r = Q(a) y = D(r)",
@@ -163,6 +166,31 @@ def test_the_peak_is_what_onnxruntime_holds(name: str, quantized: bool, tmp_path
     held, with_workspace = held_by_onnxruntime(load_proto(model.to_bytes()), tmp_path)
     assert found.peak is not None
     assert found.peak.bytes - inputs == max(held) <= with_workspace
+
+
+EQUAL = (
+    "vgg",
+    "resnet18",
+    "mobilenet-v2",
+    "regnet",
+    "efficientnet",
+    "unet",
+    "fpn",
+    "super-resolution",
+    "crnn",
+    "video",
+)
+BRANCHED = ("densenet", "resnext", "inception-v4", "ghostnet", "shufflenet-v2", "split-before-depthwise", "centernet")
+
+
+@pytest.mark.parametrize("name", EQUAL + BRANCHED)
+def test_architectures_hold_as_much_and_branches_up_to_so_much_more(name: str, tmp_path: Path) -> None:
+    proto = ARCHITECTURES[name]()
+    found, inputs = ours(Model.load(proto))
+    held, _ = held_by_onnxruntime(proto, tmp_path)
+    assert found.peak is not None
+    ratio = max(held) / (found.peak.bytes - inputs)
+    assert ratio == 1 if name in EQUAL else 0.9 <= ratio <= 1.6
 
 
 @pytest.mark.parametrize("op", sorted(_IN_PLACE))
