@@ -7,13 +7,14 @@ Told from the graph alone, by the rules of onnxruntime's planner (core/framework
 3. Constants, and what is computed of constants alone, are no activations. But weights that are stored in few bits and
    read by a float kernel are expanded anew in every inference, and count while they are read.
 4. Reshape and its like write nothing: they are another view. Activations write over an input that nobody reads any
-   more, which is also what fusing them with the layer before comes to; so does what becomes part of a convolution.
+   more, which is also what fusing them with the layer before comes to; so does what becomes part of a convolution,
+   and padding before one is no tensor.
 5. Within a group of integers (:mod:`integer_groups`) there are no floats: what is held is the integers. A layer that
    computes in float between pairs holds floats, whatever the file says around it.
 
 Not counted: workspace of kernels (im2col, packing, accumulators), which is returned within the node; copies that change
 layouts on x86; what the tensors of subgraphs hold; fragmentation, and what an arena keeps. Counted although onnxruntime
-may fuse it away: Pad before Conv, and chains that become one operator, such as GELU or a normalization.
+may fuse it away: chains that become one operator, such as GELU or a normalization.
 
 A session holds as much, to the byte, in networks of one path and in most of those with residual blocks. Where there are
 many branches it can be more: onnxruntime takes them in an order of its own, and keeps a buffer that it means to use
@@ -151,7 +152,8 @@ class _Walk:
         seen: set[int] = set()
         for tensor in (*node.inputs, *inner):
             source = self.groups.source(tensor, node)
-            if id(source) not in seen and not isinstance(source, Constant) and not source.is_empty():
+            stored = isinstance(source, Constant) or source.is_empty() or id(source) in self.folded
+            if not stored and id(source) not in seen:
                 seen.add(id(source))
                 yield source
 
@@ -179,7 +181,7 @@ class _Walk:
         reads = [one for one in self.reads[id(node)] if id(one) in self.buffer]
         own = id(tensor) in self.ends
         if is_standard(node) and reads and not own:
-            if node.op in _VIEWS:
+            if node.op in _VIEWS or self._is_padding(node):
                 return self._share(tensor, reads[0])
             before = next((one for one in reads if self._is_done(node, one, tensor)), None)
             if before is not None:
@@ -194,6 +196,13 @@ class _Walk:
             return False
         size = self._bytes(after)
         return size is not None and size == self._bytes(before)
+
+    def _is_padding(self, node: Node) -> bool:
+        """Whether ``node`` pads with constants what a Conv alone reads, and so becomes part of it."""
+        if node.op != "Pad" or node.attrs.get("mode", "constant") != "constant":
+            return False
+        readers = node.outputs[0].outputs
+        return len(readers) == 1 and readers[0].op == "Conv" and len(self.reads[id(node)]) == 1
 
     def _is_behind_conv(self, node: Node, before: Tensor) -> bool:
         maker = producer(before)

@@ -48,6 +48,15 @@ CASES = {
     "constants and what is made of them": ("a = Neg(w) b = Add(a, w) y = Add(x, b)", [400, 400, 800]),
     "unread outputs": ("a, b = Split<axis = 1>(x, n) y = Concat<axis = 1>(a, a)", [800, 1000]),
     "a bias becomes part of the convolution": ("a = Conv(x, k) c = Add(a, w) y = Neg(c)", [800, 800, 1200]),
+    "padding is part of its convolution": (
+        "a = Neg(x) b = Pad(a, p) c = Conv(b, k) y = Neg(c)",
+        [800, 800, 1216, 1232],
+    ),
+    "but not of anything else": ("a = Neg(x) b = Pad(a, p) c = Neg(b) y = Neg(c)", [800, 1216, 1232, 1232]),
+    "nor where it reflects": (
+        'a = Neg(x) b = Pad<mode = "reflect">(a, p) c = Conv(b, k) y = Neg(c)',
+        [800, 1216, 1232, 1232],
+    ),
     "SiLU is one step": ("a = Neg(x) b = Sigmoid(a) c = Mul(a, b) y = Neg(c)", [800, 800, 1200, 1200]),
     "another gate is two": ("a = Neg(x) b = Sigmoid(a) c = Mul(x, b) y = Neg(c)", [800, 800, 1200, 1200]),
     "HardSwish takes two steps": ("a = Neg(x) b = HardSwish(a) y = Neg(b)", [800, 1600, 1200]),
@@ -79,7 +88,7 @@ def pairs(body: str) -> str:
 
 SHAPE = "float[1, 2, 50]"
 CONSTANTS = (
-    "<int64[2] n = {1, 1}, int64[3] m = {1, 2, 50}, "
+    "<int64[2] n = {1, 1}, int64[3] m = {1, 2, 50}, int64[6] p = {0, 0, 1, 0, 0, 1}, "
     "float[1] w = {1}, float[2, 2, 1] k = {1, 1, 1, 1}, float s = {0.1}, uint8 z = {0}>"
 )
 
