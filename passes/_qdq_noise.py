@@ -41,7 +41,7 @@ Changes = Mapping[str, Mapping[int, Array]]
 
 EPSILON = 1 / 16
 """How much of the noise is added: little enough for effects to add up, far above what float32 rounds."""
-RUNS = 48
+RUNS = 24
 """For each sample."""
 _SWITCH = "onnxslim.switch"
 
