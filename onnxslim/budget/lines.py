@@ -16,6 +16,7 @@ class Budgets:
     max_size: Limit | None = None
     max_macs: Limit | None = None
     max_latency: Limit | None = None
+    max_activations: Limit | None = None
     download_limit: Limit | None = None
 
     @property
@@ -36,6 +37,8 @@ class Observed:
     """Bytes of candidate and reference."""
     macs: tuple[int, int] | None = None
     latency_ms: tuple[float, float] | None = None
+    activations: tuple[int, int] | None = None
+    """Bytes of activations at the peak, of candidate and reference."""
     download: int | None = None
     """Bytes of the candidate, compressed."""
 
@@ -58,6 +61,7 @@ def judge_budgets(budgets: Budgets, observed: Observed) -> tuple[BudgetLine, ...
         _at_most("max_size", budgets.max_size, _in_unit(budgets.max_size, observed.size)),
         _at_most("max_macs", budgets.max_macs, _in_unit(budgets.max_macs, observed.macs)),
         _at_most("max_latency", budgets.max_latency, _in_unit(budgets.max_latency, observed.latency_ms)),
+        _at_most("max_activations", budgets.max_activations, _in_unit(budgets.max_activations, observed.activations)),
         _at_most("download_limit", budgets.download_limit, observed.download),
     )
     return tuple(line for line in lines if line is not None)

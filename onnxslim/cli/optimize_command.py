@@ -61,6 +61,7 @@ Exit codes: 0 done, 1 a budget was missed (OUT is written), 2 bad input, 4 inter
 @click.option("--max-size", metavar="SIZE", help="Size of OUT, e.g. 2MB or 30%.")
 @click.option("--max-macs", metavar="MACS", help="Multiply-accumulates of OUT, e.g. 50% or 300M.")
 @click.option("--max-latency", metavar="TIME", help="Latency of OUT on this machine, e.g. 50% or 12ms.")
+@click.option("--max-activations", metavar="SIZE", help="Activation memory of OUT at its peak, e.g. 4MB or 50%.")
 @click.option("--download-limit", metavar="SIZE", help="Compressed size of OUT, e.g. 20MB.  [stores ask at 200MB]")
 @target_option()
 @shape_options()
@@ -98,7 +99,7 @@ def command(source: Path, out: Path, **options: Any) -> int:
 
 
 def _settings(options: dict[str, Any], progress: Any) -> OptimizeSettings:
-    names = ("max_drop", "min_sqnr", "max_size", "max_macs", "max_latency", "download_limit")
+    names = ("max_drop", "min_sqnr", "max_size", "max_macs", "max_latency", "max_activations", "download_limit")
     budgets = {name: options[name] for name in names}
     return OptimizeSettings(
         data=DataSettings(

@@ -20,7 +20,7 @@ from onnxslim.report.device_story import (
 )
 from onnxslim.report.evidence import DeviceReading, DeviceSide
 from onnxslim.report.marks import escape, folded, name_text, table
-from onnxslim.report.memory_chart import memory_chart, sparkline
+from onnxslim.report.memory_chart import chart_of, sparkline
 from onnxslim.report.network import ActivationPeak
 from onnxslim.report.rows import Bar, LayerSection, Row, layer_charts
 from onnxslim.report.schema import Report
@@ -61,7 +61,7 @@ def _cells(bar: Bar, section: LayerSection) -> Iterator[str]:
 
 def memory(report: Report) -> list[str]:
     """Return the peaks of activation memory, and what is held there, to be opened."""
-    chart = memory_chart(report.input, report.output)
+    chart = chart_of(report)
     if chart is None:
         return []
     said = [(name, line) for name, line in (("before", chart.before), ("after", chart.after)) if line is not None]
@@ -72,7 +72,8 @@ def memory(report: Report) -> list[str]:
     for name, line in said:
         lines += _held(name, line.held)
     words = ", ".join(f"{name} {units.format_bytes(line.peak_bytes)}" for name, line in said)
-    return folded(f"Peak of activation memory: {words}", lines)
+    limit = "" if chart.limit is None else f", limit {units.format_bytes(chart.limit)}"
+    return folded(f"Peak of activation memory: {words}{limit}", lines)
 
 
 def _held(name: str, peak: ActivationPeak | None) -> list[str]:

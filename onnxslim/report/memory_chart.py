@@ -9,14 +9,19 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnxslim.budget.limits import Unit, parse_limit
+from onnxslim.errors import PolicyError
 from onnxslim.report import units
 from onnxslim.report.network import ActivationPeak, LayerSummary, ModelSummary
+from onnxslim.report.schema import Report
 
 STRETCHES = 240
 """Places along the network; longer ones show the largest of each stretch, which keeps every peak."""
 WIDTH, HEIGHT = 1000, 200
 NEAR = 11
 """Percent of the height."""
+ROOM = 2.0
+"""A limit is drawn if it is no more than this times the highest peak: above it, the lines would be flat."""
 _HEIGHTS = " \N{LOWER ONE EIGHTH BLOCK}\N{LOWER ONE QUARTER BLOCK}\N{LOWER THREE EIGHTHS BLOCK}\N{LOWER HALF BLOCK}" + (
     "\N{LOWER FIVE EIGHTHS BLOCK}\N{LOWER THREE QUARTERS BLOCK}\N{LOWER SEVEN EIGHTHS BLOCK}\N{FULL BLOCK}"
 )
@@ -62,6 +67,13 @@ class MemoryChart:
     after: Line | None
     places: tuple[Place, ...]
     scale: int
+    limit: int | None = None
+    """Bytes that the result may hold."""
+
+    @property
+    def limit_top(self) -> float | None:
+        """Where the limit is drawn, in percent from the top; None where it is far above."""
+        return None if self.limit is None or self.limit > self.scale else round(100 * (1 - self.limit / self.scale), 2)
 
     @property
     def are_near(self) -> bool:
@@ -69,18 +81,41 @@ class MemoryChart:
         return self.before is not None and self.after is not None and 0 <= self.after.top - self.before.top < NEAR
 
 
-def memory_chart(before: ModelSummary, after: ModelSummary | None) -> MemoryChart | None:
-    """Return the chart; None where no layer tells what is held."""
+def chart_of(report: Report) -> MemoryChart | None:
+    """Return the chart of a report's networks, with the limit that was set."""
+    line = next((line for line in report.budget if line.name.replace("-", "_") == "max_activations"), None)
+    return memory_chart(report.input, report.output, None if line is None else _bytes(line.limit, report.input))
+
+
+def _bytes(limit: float | str, reference: ModelSummary) -> int | None:
+    try:
+        found = parse_limit(limit, "max_activations", Unit.BYTES, Unit.RATIO)
+    except PolicyError:
+        return None  # a report that somebody else wrote
+    if found.unit is Unit.BYTES:
+        return round(found.value)
+    peak = reference.peak_activation_bytes
+    return None if peak is None else round(found.value * peak)
+
+
+def memory_chart(before: ModelSummary, after: ModelSummary | None, limit: int | None = None) -> MemoryChart | None:
+    """Return the chart; None where no layer tells what is held.
+
+    Args:
+        limit: bytes that may be held.
+    """
     ours, theirs = _known(before), _known(after)
     base = ours or theirs
     scale = max((layer.activation_bytes or 0 for layer in (*ours, *theirs)), default=0)
     if not base or not scale:
         return None
+    if limit is not None and limit <= ROOM * scale:
+        scale = max(scale, limit)
     count = min(len(base), STRETCHES)
     at = {layer.anchor: index * count // len(base) for index, layer in enumerate(base)}
     sides = [_stretches(layers, at, count) for layers in (ours, theirs)]
     first, second = (_line(side, scale, model) for side, model in zip(sides, (before, after), strict=True))
-    return MemoryChart(first, second, tuple(_places(sides, count)), scale)
+    return MemoryChart(first, second, tuple(_places(sides, count)), scale, limit)
 
 
 def _known(model: ModelSummary | None) -> list[LayerSummary]:

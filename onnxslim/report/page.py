@@ -24,7 +24,7 @@ from onnxslim.report.device_story import (
 )
 from onnxslim.report.evidence import DeviceReading, DeviceSide, LatencySide, LayerSqnr
 from onnxslim.report.facts import qualities, sizes, speeds
-from onnxslim.report.memory_chart import memory_chart
+from onnxslim.report.memory_chart import chart_of
 from onnxslim.report.placement_story import float_groups, integer_facts, slower_groups, time_parts, waste_groups
 from onnxslim.report.rank_charts import (
     BOTTOM,
@@ -95,7 +95,7 @@ def context(report: Report) -> dict[str, Any]:
         "won": (*sizes(report), *speeds(report.latency), *integer_facts(report.placement)),
         "lost": qualities(report.validation),
         "sections": layer_charts(report),
-        "memory": memory_chart(report.input, report.output),
+        "memory": chart_of(report),
         "readings": integer_readings(report.validation),
         "skipped": skipped_groups(report.passes),
         "spec": ",".join(record.spec for record in report.passes),

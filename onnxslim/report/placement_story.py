@@ -82,6 +82,16 @@ def share_words(placement: Placement) -> str:
     return ", ".join(words)
 
 
+def mostly_float(placement: Placement | None) -> float | None:
+    """Return the share of MACs that integers have, where they have some but less than half; None elsewhere."""
+    if placement is None:
+        return None
+    ours, theirs = placement.integer.macs, placement.float.macs
+    if not ours or theirs is None or ours >= theirs:
+        return None
+    return ours / (ours + theirs)
+
+
 def rounded_at_load(placement: Placement | None) -> tuple[str, ...]:
     """Return the layers whose float weights onnxruntime makes int8 of by itself, which the definition does not show."""
     if placement is None:

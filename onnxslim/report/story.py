@@ -10,7 +10,7 @@ from onnxslim.report import units
 from onnxslim.report.evidence import Metric, OutputNumerics, Validation
 from onnxslim.report.facts import Tone, interval_words, metric_label, speed_words, worst_output
 from onnxslim.report.network import PassRecord
-from onnxslim.report.placement_story import rounded_at_load
+from onnxslim.report.placement_story import mostly_float, rounded_at_load
 from onnxslim.report.schema import BudgetLine, BudgetVerdict, PassStatus, Report, Source
 
 
@@ -141,6 +141,10 @@ def _sample_cautions(report: Report) -> Iterator[Caution]:
 
 
 def _integer_cautions(report: Report) -> Iterator[Caution]:
+    share = mostly_float(report.placement)
+    if share is not None:
+        text = f"Most of the network stays in float: integers do {units.format_percent(share)} of the MACs."
+        yield Caution(Tone.WARN, f"{text} For a small file at the speed of floats see palettize, instead or after.")
     rounded = rounded_at_load(report.placement)
     if rounded:
         where = ", ".join(rounded[:3]) + (f" and {len(rounded) - 3} more" if len(rounded) > 3 else "")
@@ -197,6 +201,8 @@ _BUDGET_UNITS = {
     "sqnr": units.format_db,
     "size": units.format_bytes,
     "bytes": units.format_bytes,
+    "download": units.format_bytes,
+    "activations": units.format_bytes,
     "macs": units.format_count,
     "latency": units.format_ms,
 }

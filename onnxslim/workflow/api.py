@@ -44,6 +44,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
     max_size: LimitLike = None,
     max_macs: LimitLike = None,
     max_latency: LimitLike = None,
+    max_activations: LimitLike = None,
     download_limit: LimitLike = None,
     metric: str = "top1",
     target: str = "arm-cpu",
@@ -77,7 +78,7 @@ def optimize(  # noqa: PLR0913  (the command's options, by name)
     settings = OptimizeSettings(
         data=DataSettings(data, eval_data, preprocess, calib_samples, eval_samples, seed),
         passes=passes,
-        budgets=make_budgets(max_drop, min_sqnr, max_size, max_macs, max_latency, download_limit),
+        budgets=make_budgets(max_drop, min_sqnr, max_size, max_macs, max_latency, max_activations, download_limit),
         metric=metric,
         target=target,
         shapes=shapes or {},
@@ -97,6 +98,7 @@ def make_budgets(
     max_size: LimitLike = None,
     max_macs: LimitLike = None,
     max_latency: LimitLike = None,
+    max_activations: LimitLike = None,
     download_limit: LimitLike = None,
 ) -> Budgets:
     """Read budgets as people write them.
@@ -112,6 +114,9 @@ def make_budgets(
         max_latency=None
         if max_latency is None
         else parse_limit(max_latency, "--max-latency", Unit.MILLISECONDS, Unit.RATIO),
+        max_activations=None
+        if max_activations is None
+        else parse_limit(max_activations, "--max-activations", Unit.BYTES, Unit.RATIO),
         download_limit=None if download_limit is None else parse_limit(download_limit, "--download-limit", Unit.BYTES),
     )
 

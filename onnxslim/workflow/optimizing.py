@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from onnxslim.analysis.cost import ModelCost
 from onnxslim.budget import Budgets, Observed, Unit, judge_budgets
 from onnxslim.errors import DeviceError, ModelError, PolicyError, SpecError
 from onnxslim.ir import Model
@@ -40,7 +41,7 @@ from onnxslim.workflow.placing import raced, run_placement
 from onnxslim.workflow.plans import PlanFile, collect
 from onnxslim.workflow.registry import exact_passes, known_passes
 from onnxslim.workflow.source import ModelLike, Source, open_source
-from onnxslim.workflow.summary import cost_of, environment, summarize, tool, totals
+from onnxslim.workflow.summary import both_known, cost_of, environment, summarize, tool, totals
 
 PassesLike = str | Sequence[Pass] | None
 
@@ -240,7 +241,7 @@ class _Run:
         summary = summarize(
             model, cost, path=None, size=size, sha256=digest, download=download, reference=self.original.model
         )
-        observed = self._observed((size, download), cost.macs, validation, latency)
+        observed = self._observed((size, download), cost, validation, latency)
         lines = judge_budgets(self.settings.budgets, observed)
         return Report.model_validate(
             {
@@ -262,11 +263,10 @@ class _Run:
     def _observed(
         self,
         sizes: tuple[int, int | None],
-        macs: int | None,
+        cost: ModelCost,
         validation: Validation,
         latency: Latency | None,
     ) -> Observed:
-        pair = None if macs is None or self.baseline.macs is None else (macs, self.baseline.macs)
         times = None
         if latency is not None and latency.candidate is not None and latency.speedup:
             times = (latency.reference.p50_ms / latency.speedup, latency.reference.p50_ms)
@@ -275,7 +275,8 @@ class _Run:
             sqnr_db=validation.sqnr_db,
             size=(sizes[0], self.original.bytes),
             download=sizes[1],
-            macs=pair,
+            macs=both_known(cost.macs, self.baseline.macs),
+            activations=both_known(cost.peak_activation_bytes, self.cost.peak_activation_bytes),
             latency_ms=times,
         )
 

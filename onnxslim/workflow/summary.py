@@ -99,3 +99,8 @@ def environment() -> Environment:
         onnx=onnx.__version__,
         onnxruntime=onnxruntime_version(),
     )
+
+
+def both_known(one: int | None, other: int | None) -> tuple[int, int] | None:
+    """Return the pair, None where one of them is unknown."""
+    return None if one is None or other is None else (one, other)

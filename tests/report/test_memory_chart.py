@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxslim.report.memory_chart import STRETCHES, memory_chart, sparkline
+import onnxslim
+from onnxslim.report.memory_chart import STRETCHES, chart_of, memory_chart, sparkline
 from onnxslim.report.network import ModelSummary
+from onnxslim.report.units import format_bytes
+
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def model(sizes: dict[str, int | None], op: str = "Conv") -> ModelSummary:
@@ -66,9 +72,36 @@ def test_constants_are_no_step_and_unknown_is_left_out() -> None:
     assert chart.places[0].title == "b: 3 B"
 
 
+@pytest.mark.parametrize(
+    ("limit", "scale", "top"),
+    [(None, 40, None), (20, 40, 50.0), (40, 40, 0.0), (50, 50, 0.0), (80, 80, 0.0), (81, 40, None)],
+    ids=["none", "below the peak", "at it", "above", "twice the peak", "far above: the lines would be flat"],
+)
+def test_a_limit_is_a_line_where_it_is_near(limit: int | None, scale: int, top: float | None) -> None:
+    chart = memory_chart(model({"a": 10, "b": 40}), None, limit)
+    assert chart is not None
+    assert (chart.limit, chart.scale, chart.limit_top) == (limit, scale, top)
+
+
 def test_a_line_of_letters_keeps_peaks_and_tells_something_from_nothing() -> None:
     chart = memory_chart(model({"a": 1, "b": 800, "c": 0, "d": 400}), model({"a": 100, "b": 0, "c": 0, "d": 0}))
     assert chart is not None
     assert sparkline(chart.places, "before", chart.scale) == "\u2581\u2588 \u2584"
     assert sparkline(chart.places, "before", chart.scale, columns=2) == "\u2588\u2584"
     assert sparkline(chart.places, "after", chart.scale) == "\u2581   "
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [("1GB", "met"), ("100%", "met"), ("1KB", "missed"), ("1%", "missed")])
+def test_a_budget_of_memory_is_judged_and_drawn(limit: str, verdict: str, tmp_path: Path) -> None:
+    result = onnxslim.optimize(MODELS / "vgg.onnx", bench=False, max_activations=limit)
+    (line,) = result.report.budget
+    assert (line.name, line.verdict.value) == ("max_activations", verdict)
+    peak = result.report.input.peak_activation_bytes
+    assert peak is not None
+    chart = chart_of(result.report)
+    assert chart is not None
+    assert chart.limit == {"1GB": 10**9, "100%": peak, "1KB": 1000, "1%": round(peak / 100)}[limit]
+    result.report.save(tmp_path / "r.html")
+    result.report.save(tmp_path / "r.md")
+    assert ("<span>limit " in (tmp_path / "r.html").read_text()) == (limit != "1GB")
+    assert f", limit {format_bytes(chart.limit)}" in (tmp_path / "r.md").read_text()

@@ -15,6 +15,7 @@ from onnxslim.report.placement import Placement
 from onnxslim.report.placement_story import (
     float_groups,
     integer_facts,
+    mostly_float,
     share_words,
     slower_groups,
     time_parts,
@@ -187,3 +188,17 @@ def test_pages_without_times_and_without_floats(minimal_document: Document) -> N
     only_slow = document(float={"layers": 0, "macs": 0, "time_us": 0.0}, layers=[layer("conv1", macs=9)], wasted=[])
     assert "slower as integers" in to_markdown(reported(minimal_document, only_slow))
     assert "placement" not in to_html(Report.model_validate(minimal_document))
+
+
+@pytest.mark.parametrize(
+    ("integer", "in_floats", "share"),
+    [(960, 40, None), (500, 500, None), (499, 501, 0.499), (0, 1000, None), (None, 40, None), (10, None, None)],
+)
+def test_a_network_that_stays_mostly_in_float_is_a_caution(
+    integer: int | None, in_floats: int | None, share: float | None
+) -> None:
+    found = Placement.model_validate(
+        document(integer={"layers": 2, "macs": integer}, float={"layers": 3, "macs": in_floats})
+    )
+    assert mostly_float(found) == share
+    assert mostly_float(None) is None
