@@ -32,7 +32,7 @@ from onnxslim.samples import Samples
 
 FEW_BITS = 5
 """With so many or fewer layers are fitted front to back, and more is looked at: there is more to put right."""
-SAMPLES, SAMPLES_FEW_BITS = 64, 128
+SAMPLES, SAMPLES_FEW_BITS = 48, 128
 """Samples that are looked at, unless told."""
 POSITIONS, POSITIONS_FEW_BITS = 32, 64
 """Output positions of a layer that are looked at for one sample: neighbours say much the same."""

@@ -7,7 +7,7 @@ A candidate is the selection without some of its nodes, which are given up: they
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -72,9 +72,11 @@ class Judge:
     def __init__(self, draft: Draft, samples: Samples, goal: Goal, context: PassContext) -> None:
         self._draft, self._goal, self._threads = draft, goal, context.threads
         looked = samples.take(min(LOOKED, len(samples)))
-        self.loudest = looked.pick(self._by_energy(looked))
+        order, outputs = self._by_energy(looked)
+        self.loudest = looked.pick(order)
         self._samples = self.loudest.take(min(JUDGES, len(looked)))
-        self._expected = list(self._fitting(self._outputs(draft.model, self._samples)))
+        chosen = [outputs[index] for index in order[: len(self._samples)]] if outputs else None
+        self._expected = list(self._fitting(chosen or self._outputs(draft.model, self._samples)))
         self._samples = self._samples.take(len(self._expected))
         self._scores = self._reference_scores(samples.take(min(LABELLED, len(samples))))
         self._sqnrs: dict[frozenset[str], float] = {}
@@ -147,7 +149,7 @@ class Judge:
             yield [array for array in arrays if array.dtype.kind == "f"]
 
     @staticmethod
-    def _fitting(rows: Iterator[list[Array]]) -> Iterator[list[Array]]:
+    def _fitting(rows: Iterable[list[Array]]) -> Iterator[list[Array]]:
         """Yield as many rows as there is memory for, one at least."""
         left = KEPT_BYTES
         for row in rows:
@@ -156,17 +158,24 @@ class Judge:
             if left <= 0:
                 return
 
-    def _by_energy(self, samples: Samples) -> list[int]:
+    def _by_energy(self, samples: Samples) -> tuple[list[int], list[list[Array]]]:
         """Return places of samples, those first whose outputs have most energy: it is they that SQNR is about.
 
-        Where a detector finds nothing, its outputs are next to zero, and so is the noise in them.
+        Where a detector finds nothing, its outputs are next to zero, and so is the noise in them. The outputs come
+        along, by place, if there is memory for all of them.
         """
-        rows = self._outputs(self._draft.model, samples)
-        found = np.array([[energies(array, array).signal for array in row] for row in rows])
-        if not found.size:
-            return list(range(len(samples)))
-        share = (found / np.maximum(found.sum(axis=0), 1e-30)).max(axis=1)
-        return [int(index) for index in np.argsort(-share, kind="stable")]
+        found: list[list[float]] = []
+        kept: list[list[Array]] = []
+        left = KEPT_BYTES
+        for row in self._outputs(self._draft.model, samples):
+            found.append([energies(array, array).signal for array in row])
+            left -= sum(array.nbytes for array in row)
+            kept = [*kept, row] if left > 0 else []
+        signal = np.array(found)
+        if not signal.size:
+            return list(range(len(samples))), kept
+        share = (signal / np.maximum(signal.sum(axis=0), 1e-30)).max(axis=1)
+        return [int(index) for index in np.argsort(-share, kind="stable")], kept
 
     def _reference_scores(self, samples: Samples) -> tuple[Samples, list[float]] | None:
         if self._goal.drop is None or not samples.labelled:

@@ -22,7 +22,7 @@ from scipy.linalg.lapack import dtrtri
 
 Floats = npt.NDArray[np.float64]
 
-BLOCK = 128
+BLOCK = 32
 """Columns whose corrections of later columns are put together."""
 
 

@@ -87,7 +87,7 @@ class InsertQdq(PlannedPass[QdqPlan]):
         Rounding.SECOND_ORDER, "of weights: second-order (least error of outputs), nearest, or adaround (slow)"
     )
     samples: int | None = option(
-        None, "how many calibration samples second-order rounding looks at  [default: 64; to 5 bits 128]"
+        None, "how many calibration samples second-order rounding looks at  [default: 48; to 5 bits 128]"
     )
     ranges: RangeMethod = option(
         RangeMethod.MINMAX, "of activations: minmax, average, percentile, mse, entropy, or auto (the least error)"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.analysis.activations import stream
+from onnxslim.analysis.activations import reduced, stream
 from onnxslim.analysis.histograms import Histogram
 from onnxslim.ir import Model
 from onnxslim.samples import Samples
@@ -25,10 +25,17 @@ def observe_ranges(
     A tensor that is always empty is absent.
     """
     ranges: dict[str, Range | None] = {}
-    for name, array in _values(model, names, samples, threads, progress):
-        if ranges.get(name, (0.0, 0.0)) is not None:
-            ranges[name] = _widen(ranges.get(name), float(np.min(array)), float(np.max(array)))
+    for index, found in reduced(model, names, samples, _extremes, threads):
+        for name, (low, high) in found.items():
+            if ranges.get(name, (0.0, 0.0)) is not None:
+                ranges[name] = _widen(ranges.get(name), low, high)
+        if progress is not None:
+            progress("calibrate", index + 1, len(samples))
     return ranges
+
+
+def _extremes(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, Range]:
+    return {name: (float(array.min()), float(array.max())) for name, array in values.items() if array.size}
 
 
 def observe_histograms(

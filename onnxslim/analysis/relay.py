@@ -33,8 +33,9 @@ from onnxslim.ir import Model, anchor_of
 from onnxslim.runtime import Session, SessionConfig
 from onnxslim.samples import Feed, Samples
 
-BATCH = 16
-"""Samples that are run together at most."""
+BATCH = 8
+"""Samples that are run together at most: more take memory that is fetched anew for every batch, which takes longer than
+it saves."""
 BATCH_BYTES = 512 * 2**20
 """What the largest inner tensors of a batch may take, four being alive at once."""
 _ALIVE = 4

@@ -16,6 +16,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def under_way(threads: int = 0) -> int:
+    """Return how many items :func:`map_in_order` holds at most."""
+    workers = _workers(threads)
+    return 1 if workers == 1 else 2 * workers
+
+
+def _workers(threads: int) -> int:
+    return threads or os.cpu_count() or 1
+
+
 def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int = 0) -> Iterator[R]:
     """Yield function(item) for each item, in order; at most two items for each thread are under way.
 
@@ -25,7 +35,7 @@ def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int = 
     Raises:
         Whatever ``function`` or ``items`` raises, at the item's place.
     """
-    workers = threads or os.cpu_count() or 1
+    workers = _workers(threads)
     if workers == 1:
         yield from map(function, items)
         return
@@ -34,7 +44,7 @@ def map_in_order(function: Callable[[T], R], items: Iterable[T], threads: int = 
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) >= 2 * workers:
+                if len(waiting) >= under_way(threads):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
