@@ -374,7 +374,7 @@ def test_pieces_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_layers_are_taken_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch of 16 holds some 40 KB of each of the larger layers."""
+    """A batch of 8 holds some 20 KB of each of the larger layers."""
     model, anchors = mixed()
     samples = feeds(3, 9, 9, count=20)
     whole = collect_moments(model, anchors[::-1], samples, model, EVERYTHING)
@@ -386,7 +386,7 @@ def test_many_layers_are_taken_in_groups(monkeypatch: pytest.MonkeyPatch) -> Non
         return take(self, model, requests, changing)
 
     monkeypatch.setattr(Collector, "_take", counted)
-    monkeypatch.setattr(second_order, "BATCH_BYTES", 70_000)
+    monkeypatch.setattr(second_order, "BATCH_BYTES", 35_000)
     grouped = collect_moments(model, anchors[::-1], samples, model, EVERYTHING)
     assert list(grouped) == anchors[::-1]
     assert sum(passes) == 5
