@@ -85,7 +85,7 @@ def samples_for(weight_bits: int) -> int:
 
 def _settings(few: bool, samples: int, context: PassContext) -> Settings:
     positions, patches = (POSITIONS_FEW_BITS, PATCHES_FEW_BITS) if few else (POSITIONS, PATCHES)
-    return Settings(positions, patches / samples, context.seed, context.threads)
+    return Settings(positions, patches / samples, context.seed, context.threads, single=not few)
 
 
 def _moment_bytes(node: Node) -> int:
