@@ -96,15 +96,16 @@ class Expander:
         levels = np.clip(np.arange(least, least + 2**bits), *_limits(values.dtype)).astype(values.dtype)
         index = (values.astype(np.int64) - least).astype(np.uint8)
         planes = planes_of(bits)
-        alone = planes == (bits,)
-        rows = self._constant("levels", levels[unpacked_bytes(bits, 0)]) if alone else self._rows(levels, planes)
+        if planes == (bits,):
+            rows: Tensor = self._constant("levels", levels[unpacked_bytes(bits, 0)])
+        else:
+            rows = self._rows(self._constant("levels", levels), planes)
         self._rewriter.replace(weight, self._unpacked(rows, self._codes(weight.name, index, planes), index.shape))
 
-    def _rows(self, levels: Array, planes: Sequence[int]) -> Tensor:
-        """Return what each code stands for. Shape (codes, indices)."""
+    def _rows(self, levels: Tensor, planes: Sequence[int]) -> Tensor:
+        """Return the levels that each code holds. Shape (codes, levels)."""
         entries = self._entries(planes)
-        stored = self._constant("levels", levels)
-        return self._node("Gather", [stored, entries], levels.dtype, entries.shape, {"axis": 0})
+        return self._node("Gather", [levels, entries], levels.dtype, entries.shape, {"axis": 0})
 
     def _integers(self, name: str, palette: Palette) -> Tensor:
         """Levels are integers: they are stored themselves, or are few enough for a table of all bytes."""
@@ -122,9 +123,7 @@ class Expander:
         if planes == (MOST_BITS,):
             index = self._cast(self._rewriter.constant(f"{name}_i", palette.index), np.int32)
             return self._node("Gather", [levels, index], np.float32, shape, {"axis": 0})
-        entries = self._entries(planes)
-        rows = self._node("Gather", [levels, entries], np.float32, entries.shape, {"axis": 0})
-        return self._unpacked(rows, self._codes(name, palette.index, planes), shape)
+        return self._unpacked(self._rows(levels, planes), self._codes(name, palette.index, planes), shape)
 
     def _entries(self, planes: Sequence[int]) -> Tensor:
         """Return the indices that each code holds. Shape (codes, indices), int32."""

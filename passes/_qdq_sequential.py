@@ -29,7 +29,7 @@ they get fewer, and with few bits what they tell is worth having. (A classifier 
 
 SHRINKAGE = 8.0
 """λ of the refit is this times d/n at least. Every layer is refitted here, whatever it has to make up for, so what the
-samples' error adds is added once for each: 2, as for the few layers behind a cut, was measured to lose 0.7 dB."""
+samples' error adds is added once for each: 2, as for the few layers behind a cut, was measured to lose 0.5 dB."""
 
 
 def fitted_in_turn(

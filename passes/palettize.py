@@ -12,10 +12,6 @@ on the device are smaller. DequantizeLinear it would keep, and run in every infe
 gained in the ORT format, which stores what was folded.
 
 With samples, layers are fitted to what they compute on them (``_palette_fit``), which takes the place of training.
-Share of the file, and top-1 to the nearest → fitted, of three networks that have 80.4, 80.4 and 88.3 % as floats:
-
-    TABLE
-
 Float16 may come first, not after it: it would compute the expansion in halves, which x86 has no kernels to fold with.
 
 Left alone, with the reason:

@@ -202,3 +202,11 @@ def test_a_network_that_stays_mostly_in_float_is_a_caution(
     )
     assert mostly_float(found) == share
     assert mostly_float(None) is None
+
+
+def test_the_caution_names_the_share_and_a_way_out(minimal_document: Document) -> None:
+    few = document(integer={"layers": 2, "macs": 40}, float={"layers": 3, "macs": 960})
+    words = [caution.text for caution in cautions(reported(minimal_document, few))]
+    (said,) = [text for text in words if "stays in float" in text]
+    assert "4 %" in said
+    assert "palettize" in said
