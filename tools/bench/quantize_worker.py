@@ -28,8 +28,8 @@ from onnxslim.measure.race import peak_resident_bytes  # noqa: E402
 from onnxslim.runtime import Reading, Session, SessionConfig  # noqa: E402
 
 BATCH = 50
-PROOF = 1
-"""Samples that the product proves its result on here: the judge has them all."""
+PROOF = 16
+"""Samples that the product proves its passes on: it is to undo here what it would undo elsewhere. The judge has all."""
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ def _optimized(job: dict[str, Any], samples: Samples, count: int) -> float:
     """Run the pipeline, save the result and return the seconds of what is not proof.
 
     Raises:
-        SystemExit: a pass was not kept.
+        SystemExit: a pass that was asked for was not kept. Exact ones that are undone are part of what is measured.
     """
     started = time.perf_counter()
     model = Model.load(job["model"])
@@ -75,7 +75,9 @@ def _optimized(job: dict[str, Any], samples: Samples, count: int) -> float:
     result = onnxslim.optimize(
         model, samples, eval_data=samples.take(PROOF), passes=job["spec"], calib_samples=count, bench=False
     )
-    failed = [f"{record.name} was {record.status}: {record.reason}" for record in result.report.passes if record.reason]
+    asked = {item.partition("{")[0] for item in job["spec"].split(",")}
+    records = [record for record in result.report.passes if record.reason and record.name in asked]
+    failed = [f"{record.name} was {record.status}: {record.reason}" for record in records]
     if failed:
         raise SystemExit("; ".join(failed))
     proven = time.perf_counter()
