@@ -103,6 +103,12 @@ def test_an_output_that_is_read_goes_on_to_the_end() -> None:
     assert walk(f"a ({SHAPE} x) => ({SHAPE} y, {SHAPE} z) {{ {body} }}") == [800, 1200, 1600]
 
 
+def test_what_a_branch_captures_is_held_until_it_runs() -> None:
+    branches = f"then_branch = t () => ({SHAPE} p) {{ p = Neg(a) }}, else_branch = e () => ({SHAPE} q) {{ q = Neg(b) }}"
+    body = f"a = Neg(x) b = Neg(x) y = If<{branches}>(c)"
+    assert walk(f"a ({SHAPE} x, bool[1] c) => ({SHAPE} y) {{ {body} }}") == [801, 1201, 1601]
+
+
 def test_16_bits_are_computed_in_float() -> None:
     body = pairs("q = Q(x) d = D(q) a = MaxPool<kernel_shape = [1]>(d) r = Q(a) y = D(r)")
     text = f"a ({SHAPE} x) => ({SHAPE} y) <float s = {{0.1}}, uint16 z = {{0}}> {{ {body} }}"
